@@ -1,0 +1,49 @@
+# Every task of the project, by the names that CI uses too. `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+STAMP := $(VENV)/.ready
+
+help: ## list the tasks
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## make .venv with everything in it, and the micro command
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "micro needs Python 3.11 or newer: install it and run make again"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --editable . --group dev
+	@touch $@
+
+run: setup ## start a server, run examples/helloworld and call it on its three doors; Ctrl-C ends it
+	@$(BIN)/python scripts/demo.py
+
+test: setup ## run every test
+	@$(BIN)/python -m pytest
+
+check: setup ## format, lint, types, import rules, contracts, generated code up to date
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache | tail -n 3
+	@$(BIN)/buf lint
+	@$(BIN)/python scripts/generate.py --check
+	@echo "check: all good"
+
+format: setup ## format the code and mend what can be mended
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+
+gen: setup ## make the code of proto/ anew
+	@$(BIN)/python scripts/generate.py
+
+bench: setup ## measure; results on the terminal and in bench/results/
+	@$(BIN)/python -m bench
+
+clean: ## remove what was made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup run test check format gen bench clean

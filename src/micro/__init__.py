@@ -1,0 +1,38 @@
+"""Micro: a cloud operating system for Python developers.
+
+What a service needs is one import away (`from micro import Service, errors`) and is loaded when it is first used, so
+that the command line, which needs none of it, starts at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from micro._version import __version__
+
+if TYPE_CHECKING:
+    from micro.domain import errors as errors
+    from micro.framework import client as client
+    from micro.framework.service import Service as Service
+    from micro.framework.service import method as method
+    from micro.rpc.context import Context as Context
+
+_HOMES = {
+    "Context": ("micro.rpc.context", "Context"),
+    "Service": ("micro.framework.service", "Service"),
+    "client": ("micro.framework.client", None),
+    "errors": ("micro.domain.errors", None),
+    "method": ("micro.framework.service", "method"),
+}
+
+__all__ = ["Context", "Service", "__version__", "client", "errors", "method"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'micro' has no attribute {name!r}")
+    import importlib
+
+    module, attribute = _HOMES[name]
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found

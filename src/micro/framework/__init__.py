@@ -1,0 +1,1 @@
+"""What service authors import, by way of the package's root."""

@@ -1,0 +1,24 @@
+"""How a service's source becomes something that runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a build made: the interpreter that has all the service needs, and the folder to run it in."""
+
+    python: Path
+    folder: Path
+
+
+class Builder(ABC):
+    """One environment a set of dependencies, shared by all services that ask for the same."""
+
+    @abstractmethod
+    async def build(self, folder: Path) -> Build:
+        """Make what the source in `folder` needs. Raises FAILED_PRECONDITION with the last lines of output; then what
+        was built before is untouched."""

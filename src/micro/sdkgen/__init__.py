@@ -1,0 +1,1 @@
+"""Clients in other languages, generated from the contracts. Empty until the first language arrives."""
