@@ -11,7 +11,20 @@ DEFAULT_NAMESPACE = "micro"
 
 DEFAULT_VERSION = "latest"
 
-CORE_SERVICES = ("registry", "config", "store", "auth", "broker", "events", "runtime", "network", "api", "proxy")
+CORE_SERVICES = (
+    "registry",
+    "config",
+    "store",
+    "auth",
+    "broker",
+    "events",
+    "runtime",
+    "network",
+    "mesh",
+    "api",
+    "proxy",
+    "nats",
+)
 """Names that belong to the platform; every namespace can call them, none can take them."""
 
 _SERVICE = re.compile(r"[a-z](?:[a-z0-9]|[-.](?=[a-z0-9])){0,62}")

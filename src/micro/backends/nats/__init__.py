@@ -1,0 +1,1 @@
+"""NATS: state that survives, by JetStream; and the server itself as a child process. The one room that knows it."""

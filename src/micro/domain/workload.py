@@ -1,0 +1,197 @@
+"""What the runtime keeps running, and what it decides: states, restarts, and how a failure is told."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from micro.domain import errors
+
+Key = tuple[str, str, str]
+"""Namespace, name and version."""
+
+RESERVED_PREFIX = "MICRO_"
+TOLD_LINES = 20
+"""How many last lines of output an error carries."""
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_TRACEBACK = re.compile(r"^(Traceback \(most recent call last\):|\s+File \"[^\"]+\", line \d+)")
+
+
+class State(StrEnum):
+    """Of a workload or of one of its instances; see `micro.runtime.v1.Status` for the meaning of each."""
+
+    PENDING = "pending"
+    BUILDING = "building"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    ERROR = "error"
+
+
+_STEPS: Mapping[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.BUILDING, State.STARTING, State.STOPPING, State.ERROR}),
+    State.BUILDING: frozenset({State.STARTING, State.STOPPING, State.ERROR}),
+    State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.ERROR}),
+    State.RUNNING: frozenset({State.STARTING, State.STOPPING, State.ERROR}),
+    State.STOPPING: frozenset({State.STOPPED}),
+    State.STOPPED: frozenset(),
+    State.ERROR: frozenset({State.STARTING, State.STOPPING}),
+}
+
+
+def step(old: State, new: State) -> State:
+    """Return `new` when an instance may go there from `old`; staying is always allowed.
+
+    Raises:
+        ValueError: a bug in whoever moves it.
+    """
+    if new is not old and new not in _STEPS[old]:
+        raise ValueError(f"an instance does not go from {old} to {new}")
+    return new
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is to run; this is what is kept on disk.
+
+    Attributes:
+        source: what the user typed; informative.
+        env: the user's environment variables.
+        instances: how many processes; at least 1.
+        generation: counts the code that was unpacked for this key; what runs is the code of this one. 0: none yet.
+        revision: counts all changes, those of settings too; processes of another revision are not wanted.
+        error: why there is no code that runs; empty when there is.
+        updated: when it last changed, RFC 3339.
+    """
+
+    namespace: str
+    name: str
+    version: str
+    source: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    instances: int = 1
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    generation: int = 0
+    revision: int = 0
+    error: str = ""
+    updated: str = ""
+
+    @property
+    def key(self) -> Key:
+        return (self.namespace, self.name, self.version)
+
+    def __str__(self) -> str:
+        return self.name if self.version == "latest" else f"{self.name}@{self.version}"
+
+
+def overall(phase: State | None, instances: Iterable[State]) -> State:
+    """State of a workload: that of the operation it is in, if any, else the best of its instances'."""
+    if phase is not None:
+        return phase
+    present = set(instances)
+    for state in (State.RUNNING, State.STARTING, State.BUILDING, State.ERROR, State.STOPPING):
+        if state in present:
+            return state
+    return State.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """When a process that ended by itself is started again.
+
+    A service that was ready comes back at once the first time; after that the wait doubles from `first` seconds up to
+    `cap`, until one has been ready for `forgiven` seconds.
+
+    Attributes:
+        count: how often it was started again in all.
+        streak: failures since it was last healthy for long.
+        delay: seconds to wait before the next start.
+    """
+
+    count: int = 0
+    streak: int = 0
+    delay: float = 0.0
+    first: float = 0.2
+    cap: float = 30.0
+    forgiven: float = 60.0
+
+    def failed(self, ready_for: float | None) -> Restarts:
+        """After one more end; `ready_for` is how long it had been ready in seconds, None if it never was."""
+        streak = 1 if ready_for is not None and ready_for >= self.forgiven else self.streak + 1
+        doublings = streak - 1 if ready_for is None else streak - 2
+        delay = min(self.first * 2 ** min(doublings, 32), self.cap) if doublings >= 0 else 0.0
+        return Restarts(self.count + 1, streak, delay, self.first, self.cap, self.forgiven)
+
+
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Check a user's environment variables.
+
+    Raises:
+        Error: INVALID_ARGUMENT that names the variable.
+    """
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise errors.invalid_argument(f"{name!r} is not a name for an environment variable")
+        if name.startswith(RESERVED_PREFIX):
+            raise errors.invalid_argument(f"{name} cannot be set: names that begin with MICRO_ are the platform's")
+        if "\0" in value:
+            raise errors.invalid_argument(f"the value of {name} holds a null byte")
+    return dict(env)
+
+
+def exit_reason(exit_status: int, tail: Sequence[str], folder: str = "") -> str:
+    """Why a process ended, in one line: the exception it died of, with file and line, else its exit status.
+
+    Args:
+        exit_status: as a shell tells it.
+        tail: last lines of output.
+        folder: where the service's code lies; frames in there are preferred, and told relative to it.
+    """
+    died = exception(tail, folder)
+    if died and exit_status < 128:
+        return died
+    if exit_status > 128:
+        try:
+            return f"exit status {exit_status} ({signal.Signals(exit_status - 128).name})"
+        except ValueError:
+            return f"exit status {exit_status}"
+    last = next((line.strip() for line in reversed(tail) if line.strip()), "")
+    return f"exit status {exit_status}: {last}" if last else f"exit status {exit_status}, without any output"
+
+
+def exception(tail: Sequence[str], folder: str = "") -> str:
+    """The last traceback's exception in one line, with file and line; empty when there is no traceback."""
+    start = max((i for i, line in enumerate(tail) if _TRACEBACK.match(line)), default=None)
+    if start is None:
+        return ""
+    block = _block(tail, start)
+    if not block:
+        return ""
+    end = next((line for line in tail[start + 1 :] if line.strip() and not line[0].isspace()), "")
+    frames = [match for line in block if (match := _FRAME.match(line))]
+    inside = folder.rstrip("/") + "/"
+    own = [frame for frame in frames if folder and frame["file"].startswith(inside)]
+    if not frames or not end:
+        return end.strip()
+    frame = (own or frames)[-1]
+    return f"{end.strip()} ({frame['file'].removeprefix(inside) if folder else frame['file']}, line {frame['line']})"
+
+
+def _block(tail: Sequence[str], start: int) -> Sequence[str]:
+    """The indented lines that the traceback around `start` consists of."""
+    first = start
+    while first > 0 and (tail[first][:1].isspace() or not tail[first].strip()):
+        first -= 1
+    return tail[first : start + 1]
+
+
+def told(subject: str, reason: str, tail: Sequence[str]) -> str:
+    """A failure as users read it: the reason in the first line, then the last lines of output."""
+    lines = [line for line in tail if line.strip()][-TOLD_LINES:]
+    return "\n".join([f"{subject}: {reason}", *lines])

@@ -1,0 +1,77 @@
+"""What may be registered: the checks of the registry on a service that announces itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from micro.domain import errors, names
+from micro.domain.service import Registration
+from micro.rpc import convert
+from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
+
+SHORTEST_LEASE = 1.0
+LONGEST_LEASE = 3600.0
+
+DESCRIPTOR_BYTES = 4 * 1024 * 1024
+"""Most that the file descriptors may take: what the state can keep in one message, with room for the rest."""
+
+PAIRS = 256
+PAIR_CHARACTERS = 16 * 1024
+
+_NODE_ID = re.compile(r"[!-~]{1,128}")
+_ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(?P<port>[0-9]{1,5})")
+
+
+def validated(message: pb.Service, namespace: str) -> Registration:
+    """The registration that the message announces, in that namespace.
+
+    Raises:
+        Error: INVALID_ARGUMENT that names the field, PERMISSION_DENIED for a name of the platform's own,
+            RESOURCE_EXHAUSTED when it is too large.
+    """
+    name = names.service(message.name)
+    if name in names.CORE_SERVICES and namespace != names.DEFAULT_NAMESPACE:
+        raise errors.permission_denied(f"service name {name!r} belongs to the platform: choose another")
+    if len(message.nodes) != 1:
+        raise errors.invalid_argument(
+            f"service {name!r} comes with {len(message.nodes)} nodes: an instance registers exactly one, itself"
+        )
+    node = message.nodes[0]
+    if not _NODE_ID.fullmatch(node.id):
+        raise errors.invalid_argument(
+            f"{node.id!r} is not a node id: use up to 128 printable ASCII characters without spaces"
+        )
+    _check_address(node.address)
+    _check_pairs(message.metadata, "service")
+    _check_pairs(node.metadata, "node")
+    if len(message.descriptors) > DESCRIPTOR_BYTES:
+        raise errors.resource_exhausted(
+            f"descriptors of service {name!r} take {len(message.descriptors)} bytes: {DESCRIPTOR_BYTES} are the most"
+        )
+    version = names.version(message.version)
+    return replace(convert.from_service(message), namespace=namespace, version=version)
+
+
+def lease_seconds(asked: float, default: float) -> float:
+    """The length of a lease: what was asked for, within bounds, or the default for 0. Raises INVALID_ARGUMENT."""
+    if asked == 0:
+        return default
+    if not SHORTEST_LEASE <= asked <= LONGEST_LEASE:
+        raise errors.invalid_argument(
+            f"ttl is {asked:g} s: use {SHORTEST_LEASE:g} to {LONGEST_LEASE:g}, or 0 for {default:g}"
+        )
+    return asked
+
+
+def _check_address(address: str) -> None:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match["port"]) < 65536:
+        raise errors.invalid_argument(f"{address!r} is not an address: use HOST:PORT")
+
+
+def _check_pairs(pairs: dict[str, str], owner: str) -> None:
+    if len(pairs) > PAIRS or sum(len(key) + len(value) for key, value in pairs.items()) > PAIR_CHARACTERS:
+        raise errors.invalid_argument(
+            f"metadata of the {owner} is too large: {PAIRS} pairs and {PAIR_CHARACTERS} characters are the most"
+        )

@@ -1,0 +1,1 @@
+"""One suite a port: what every backend of it must do."""

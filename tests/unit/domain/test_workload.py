@@ -1,0 +1,160 @@
+"""The runtime's decisions: restarts, states, and the words for a failure."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from micro.domain import workload
+from micro.domain.errors import Error, Kind
+from micro.domain.workload import Restarts, State, Workload
+
+
+def delays(*ready_for: float | None) -> list[float]:
+    """The waits after ends that came after so many seconds of being ready (None: it never was)."""
+    steps = itertools.accumulate(ready_for, lambda restarts, ready: restarts.failed(ready), initial=Restarts())
+    return [round(step.delay, 3) for step in steps][1:]
+
+
+def test_a_service_that_was_ready_comes_back_at_once_the_first_time() -> None:
+    assert delays(5, 5, 5, 5) == [0, 0.2, 0.4, 0.8]
+
+
+def test_a_service_that_never_was_ready_waits_from_the_first_time_on() -> None:
+    assert delays(None, None, None) == [0.2, 0.4, 0.8]
+
+
+def test_a_minute_of_health_is_forgiveness() -> None:
+    assert delays(None, None, None, 60, 1) == [0.2, 0.4, 0.8, 0, 0.2]
+    assert delays(None, None, None, 59) == [0.2, 0.4, 0.8, 0.8]
+
+
+@given(st.lists(st.none() | st.floats(0, 1e6), max_size=200))
+def test_no_wait_is_ever_longer_than_half_a_minute(ends: list[float | None]) -> None:
+    assert all(0 <= delay <= 30 for delay in delays(*ends))
+
+
+def test_restarts_are_counted_for_ever() -> None:
+    restarts = Restarts()
+    for _ in range(10_000):
+        restarts = restarts.failed(100)
+    assert (restarts.count, restarts.streak) == (10_000, 1)
+
+
+@pytest.mark.parametrize(
+    ("phase", "instances", "expected"),
+    [
+        (State.BUILDING, [], State.BUILDING),
+        (State.STOPPING, [State.RUNNING], State.STOPPING),
+        (None, [State.ERROR, State.RUNNING], State.RUNNING),
+        (None, [State.ERROR, State.STARTING], State.STARTING),
+        (None, [State.ERROR], State.ERROR),
+        (None, [], State.ERROR),
+    ],
+)
+def test_the_state_of_a_whole_is_that_of_its_best_part(
+    phase: State | None, instances: list[State], expected: State
+) -> None:
+    assert workload.overall(phase, instances) is expected
+
+
+def test_an_instance_that_stopped_stays_so() -> None:
+    assert all(
+        pytest.raises(ValueError, workload.step, State.STOPPED, new) for new in State if new is not State.STOPPED
+    )
+    assert workload.step(State.STOPPED, State.STOPPED) is State.STOPPED
+
+
+def test_every_state_can_be_left_for_the_end() -> None:
+    for state in State:
+        if state not in (State.STOPPING, State.STOPPED):
+            assert workload.step(state, State.STOPPING) is State.STOPPING
+
+
+@pytest.mark.parametrize(
+    ("status", "tail", "expected"),
+    [
+        (137, [], "exit status 137 (SIGKILL)"),
+        (143, ["Traceback (most recent call last):"], "exit status 143 (SIGTERM)"),
+        (255, ["its end was not seen"], "exit status 255"),
+        (1, [], "exit status 1, without any output"),
+        (3, ["no space left", ""], "exit status 3: no space left"),
+    ],
+)
+def test_why_a_process_ended(status: int, tail: list[str], expected: str) -> None:
+    assert workload.exit_reason(status, tail) == expected
+
+
+def test_a_traceback_is_told_by_its_last_line_and_the_service_s_own_frame() -> None:
+    tail = [
+        "starting",
+        "Traceback (most recent call last):",
+        '  File "/srv/hello/main.py", line 7, in <module>',
+        "    import rooms",
+        '  File "/srv/hello/rooms/__init__.py", line 2, in <module>',
+        "    import yaml",
+        '  File "/usr/lib/python3.11/importlib/__init__.py", line 126, in import_module',
+        "    return _bootstrap._gcd_import(name[level:], package, level)",
+        "           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^",
+        "ModuleNotFoundError: No module named 'yaml'",
+        "Envoy says goodbye",
+    ]
+    told = "ModuleNotFoundError: No module named 'yaml' (rooms/__init__.py, line 2)"
+    assert workload.exit_reason(1, tail, "/srv/hello") == told
+
+
+def test_a_syntax_error_is_told_with_file_and_line() -> None:
+    tail = [
+        "Traceback (most recent call last):",
+        '  File "/usr/lib/python3.11/runpy.py", line 3, in run',
+        '  File "/srv/hello/main.py", line 12',
+        "    def call(self",
+        "            ^",
+        "SyntaxError: '(' was never closed",
+    ]
+    assert workload.exit_reason(1, tail, "/srv/hello") == "SyntaxError: '(' was never closed (main.py, line 12)"
+
+
+def test_of_two_tracebacks_the_last_one_counts() -> None:
+    tail = [
+        "Traceback (most recent call last):",
+        '  File "a.py", line 1, in f',
+        "KeyError: 'a'",
+        "",
+        "During handling of the above exception, another exception occurred:",
+        "",
+        "Traceback (most recent call last):",
+        '  File "b.py", line 2, in g',
+        "RuntimeError: no a",
+    ]
+    assert workload.exception(tail) == "RuntimeError: no a (b.py, line 2)"
+
+
+@given(st.integers(0, 255), st.lists(st.text(max_size=60), max_size=40))
+def test_any_end_is_told_in_one_line(status: int, tail: list[str]) -> None:
+    lines = [line for text in tail for line in text.splitlines()]
+    reason = workload.exit_reason(status, lines, "/srv")
+    assert reason
+    assert len(reason.splitlines()) == 1
+
+
+def test_a_failure_is_told_with_its_last_lines() -> None:
+    told = workload.told("hello did not start", "exit status 1", [*(f"line {i}" for i in range(50)), " ", ""])
+    lines = told.splitlines()
+    assert lines[0] == "hello did not start: exit status 1"
+    assert lines[1:] == [f"line {i}" for i in range(30, 50)]
+
+
+@pytest.mark.parametrize("env", [{"MICRO_X": "1"}, {"": "1"}, {"A B": "1"}, {"A": "\0"}, {"1A": ""}])
+def test_variables_that_cannot_be_set(env: dict[str, str]) -> None:
+    with pytest.raises(Error) as caught:
+        workload.environment(env)
+    assert caught.value.kind is Kind.INVALID_ARGUMENT
+
+
+def test_a_workload_is_shown_as_users_name_it() -> None:
+    assert str(Workload("micro", "hello", "latest")) == "hello"
+    assert str(Workload("micro", "hello", "v2")) == "hello@v2"
