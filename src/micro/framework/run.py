@@ -1,0 +1,41 @@
+"""`python main.py`: the process becomes the server of the service it describes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+from micro.domain import errors
+from micro.rpc import asgi_server
+
+
+def run(app: object, main: ModuleType, address: str) -> None:
+    """Serve `app`, a global of `main`, at HOST:PORT; does not return. Port 0 means a free one.
+
+    Raises:
+        Error: FAILED_PRECONDITION when the server could not import it again.
+    """
+    file = getattr(main, "__file__", None)
+    attribute = next((name for name, value in vars(main).items() if value is app), None)
+    if file is None or attribute is None:
+        raise errors.failed_precondition("run() needs the service in a global of a file: app = Service(…); app.run()")
+    address = _free(address)
+    path = Path(file).resolve()
+    admin = Path(tempfile.mkdtemp(prefix="micro-")) / "admin.sock"
+    command = asgi_server.command(f"{path.stem}:{attribute}", address=address, admin=admin, folder=path.parent)
+    print(f"{getattr(app, 'name', 'service')} listens at http://{address}", file=sys.stderr, flush=True)
+    env = {**os.environ, **command.env, "MICRO_SERVICE_ADDRESS": address}
+    os.execve(command.argv[0], list(command.argv), env)  # noqa: S606 - the server takes this process's place
+
+
+def _free(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if port != "0":
+        return address
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"

@@ -1,0 +1,150 @@
+"""A service, as its author writes it: `app = Service("helloworld", Handler())`."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeVar
+
+from micro.domain import names
+from micro.domain.service import Node, Registration
+from micro.framework import client as calls
+from micro.framework import logging as logs
+from micro.framework.registration import Presence, accepting
+from micro.rpc import schema
+from micro.rpc.app import DEFAULT_TIMEOUT, MAX_MESSAGE, Application
+from micro.rpc.client import Client
+from micro.rpc.interceptor import Interceptor
+from micro.rpc.method import method
+from micro.rpc.receive import Receive
+from micro.rpc.registrar import Registrar, RemoteRegistrar
+from micro.rpc.unary import Send
+
+__all__ = ["Service", "method"]
+
+_log = logging.getLogger(__name__)
+
+Hook = Callable[..., Awaitable[None]]
+H = TypeVar("H", bound=Hook)
+
+
+class Service(Application):
+    """One service: its name, its handlers, and what happens when it starts and stops. An ASGI application.
+
+    Inside the platform it registers itself as soon as it listens, and takes that back when it stops. Anywhere else it
+    just serves.
+
+    Args:
+        name: up to 63 lower-case letters, digits, hyphens and dots. MICRO_SERVICE_NAME wins over it; without both it
+            is the name of the folder.
+        handlers: objects of classes that derive from generated ones; at least one.
+        version: MICRO_SERVICE_VERSION wins over it; "latest" by default.
+        metadata: free pairs that the registry shows.
+        timeout: seconds for unary calls that nobody set a deadline for; 0 for none.
+        max_message: bytes that one message may have.
+        interceptors: around every handler, the first outermost.
+        registrar: where to register; by default what the environment says.
+
+    Raises:
+        TypeError: when a handler is none.
+        Error: INVALID_ARGUMENT for a name or a version that is none.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *handlers: object,
+        version: str = "",
+        metadata: Mapping[str, str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_message: int = MAX_MESSAGE,
+        interceptors: Sequence[Interceptor] = (),
+        registrar: Registrar | None = None,
+    ) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f'the name comes first, then the handlers: Service("name", {type(name).__name__}())')
+        if not handlers:
+            raise TypeError(f'a service needs a handler: Service("{name or "name"}", Handler())')
+        wanted = os.environ.get("MICRO_SERVICE_NAME") or name or Path.cwd().name.lower()
+        super().__init__(
+            names.service(wanted), handlers, timeout=timeout, max_message=max_message, interceptors=interceptors
+        )
+        self.version = names.version(os.environ.get("MICRO_SERVICE_VERSION") or version)
+        self.metadata = dict(metadata or {})
+        self._registrar = registrar
+        self._starting: list[Hook] = []
+        self._stopping: list[Hook] = []
+
+    def on_start(self, hook: H) -> H:
+        """Run an async function before the first call is taken. One that takes a parameter is given an AsyncExitStack,
+        which is closed when the service stops. One that raises keeps the service from starting."""
+        self._starting.append(hook)
+        return hook
+
+    def on_stop(self, hook: H) -> H:
+        """Run an async function when the service stops, the last one given first."""
+        self._stopping.append(hook)
+        return hook
+
+    def registration(self) -> Registration:
+        """What is announced of this instance, as the environment describes it."""
+        address = os.environ.get("MICRO_SERVICE_ADDRESS", "")
+        node_id = os.environ.get("MICRO_SERVICE_ID") or f"{self.name}-{secrets.token_hex(6)}"
+        return Registration(
+            namespace=names.namespace(os.environ.get("MICRO_NAMESPACE", "")),
+            name=self.name,
+            version=self.version,
+            node=Node(id=node_id, address=address),
+            endpoints=schema.endpoints(self.methods),
+            metadata=self.metadata,
+            descriptors=schema.descriptors(self.methods),
+        )
+
+    async def lifespan(self, receive: Receive, send: Send) -> None:
+        """The server's start and stop, as ASGI tells them."""
+        logs.configure()
+        async with AsyncExitStack() as stack:
+            await receive()
+            try:
+                await self.start(stack)
+            except Exception as error:
+                _log.exception("cannot start")
+                await send({"type": "lifespan.startup.failed", "message": f"{self.name} cannot start: {error}"})
+                raise
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Run the hooks and begin to register; the stack undoes it."""
+        stack.push_async_callback(calls.close)
+        for hook in self._stopping:
+            stack.push_async_callback(hook)
+        for hook in self._starting:
+            await (hook(stack) if inspect.signature(hook).parameters else hook())
+        registrar = self._registrar or self._environment_registrar()
+        address = os.environ.get("MICRO_SERVICE_ADDRESS")
+        if registrar is not None and address:
+            presence = Presence(self.registration(), registrar, listening=lambda: accepting(address))
+            await presence.start(stack)
+
+    def _environment_registrar(self) -> Registrar | None:
+        target = os.environ.get("MICRO_REGISTRY") or os.environ.get("MICRO_NETWORK")
+        return RemoteRegistrar(Client(target, pool=calls.pool)) if target else None
+
+    def run(self, address: str | None = None) -> None:
+        """Serve until the process is told to stop; this is what `python main.py` does.
+
+        Args:
+            address: HOST:PORT; by default MICRO_SERVICE_ADDRESS, else 127.0.0.1 and a free port.
+        """
+        from micro.framework.run import run
+
+        main = sys.modules["__main__"]
+        run(self, main, address or os.environ.get("MICRO_SERVICE_ADDRESS") or "127.0.0.1:0")

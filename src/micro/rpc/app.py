@@ -1,0 +1,179 @@
+"""A service as an ASGI application: gRPC, gRPC-Web, Connect, JSON over HTTP, WebSocket, from the same handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qs
+
+from connectrpc.method import IdempotencyLevel
+
+from micro.domain import errors
+from micro.domain.service import StreamKind
+from micro.rpc import http, unary, websocket
+from micro.rpc.context import Scope
+from micro.rpc.general import General
+from micro.rpc.health import Health, Readiness
+from micro.rpc.interceptor import Interceptor
+from micro.rpc.method import Method, table
+from micro.rpc.receive import Receive
+from micro.rpc.reflection import reflections
+from micro.rpc.resolve import Resolver
+from micro.rpc.unary import RawHeaders, Send, Serve
+
+DEFAULT_TIMEOUT = 10.0
+"""Seconds that a unary call may take when neither its caller nor its method says anything else."""
+
+MAX_MESSAGE = 32 * 2**20
+"""Bytes that one message may have, either way."""
+
+_GRPC_TYPES = {b"application/grpc": False, b"application/grpc+proto": False, b"application/grpc+json": True}
+_JSON_TYPES = (b"application/json", b"application/json; charset=utf-8")
+_CODEC = b"micro-codec"
+
+
+class Application:
+    """The calls of one service.
+
+    Args:
+        name: of the service, which short paths begin with.
+        handlers: objects of classes that derive from generated ones.
+        timeout: seconds for unary calls that nobody set a deadline for; 0 for none.
+        max_message: bytes that one message may have.
+        interceptors: around every handler, the first outermost.
+
+    Attributes:
+        readiness: whether the service can take calls, as the health endpoint tells it.
+        methods: what the handlers offer, in order; health and reflection, which every service has, left out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        handlers: Sequence[object],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_message: int = MAX_MESSAGE,
+        interceptors: Sequence[Interceptor] = (),
+    ) -> None:
+        self.name = name
+        self.readiness = Readiness()
+        self.max_message = max_message
+        self.methods = table(handlers, timeout or None, interceptors)
+        files = [method.desc.parent for method in self.methods]
+        standard = table([Health(self.readiness, {service.type_name for service in files}), *reflections(files)], None)
+        every = [*self.methods, *standard]
+        self._by_path = {method.path: method for method in every}
+        self._short: Resolver[Method] = Resolver(name, _grouped(self.methods))
+        self._general = General(every, max_message)
+        self._fast: dict[tuple[str, bytes | None], Serve] = {}
+        for method in every:
+            if method.kind is StreamKind.UNARY:
+                for content_type, json in _GRPC_TYPES.items():
+                    serve = unary.grpc(method, max_message, content_type, json=json)
+                    self._fast[method.path, content_type] = serve
+                for content_type in _JSON_TYPES:
+                    self._fast[method.path, content_type] = unary.json(method, max_message)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            headers: RawHeaders = dict(scope["headers"])
+            fast = self._fast.get((scope["path"], headers.get(b"content-type")))
+            if (
+                fast is not None
+                and b"grpc-encoding" not in headers
+                and b"content-encoding" not in headers
+                and not scope["query_string"]
+                and _CODEC not in headers
+                and scope["method"] == "POST"
+            ):
+                await fast(scope, headers, receive, send)
+            else:
+                await self._route(scope, headers, receive, send)
+        elif kind == "websocket":
+            method = self.resolve(scope["path"])
+            await websocket.serve(method, scope, receive, send, self.max_message)
+        elif kind == "lifespan":
+            await self.lifespan(receive, send)
+
+    def resolve(self, path: str) -> Method | None:
+        """The method behind a path, whichever way it is spelled."""
+        return self._by_path.get(path) or self._short(path)
+
+    async def lifespan(self, receive: Receive, send: Send) -> None:
+        """The server's start and stop; there is nothing to do for either here."""
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+
+    async def _route(self, scope: Scope, headers: RawHeaders, receive: Receive, send: Send) -> None:
+        """Everything that is not on the fast path as it stands."""
+        kind = http.media_type(headers)
+        method = self.resolve(scope["path"])
+        if kind.startswith("application/grpc"):
+            await self._route_grpc(method, kind, scope, headers, receive, send)
+            return
+        try:
+            if method is None:
+                raise self._unknown(scope["path"])
+            if _is_connect(method, kind, scope, headers):
+                await self._general(method, scope, headers, receive, send)
+            else:
+                await http.serve(method, scope, headers, receive, send, self.max_message)
+        except Exception as error:  # noqa: BLE001 - the last place to answer from
+            await unary.fail_http(send, error, None, http.status(error))
+
+    async def _route_grpc(
+        self, method: Method | None, kind: str, scope: Scope, headers: RawHeaders, receive: Receive, send: Send
+    ) -> None:
+        type_header = (b"content-type", kind.encode())
+        try:
+            family, _, codec = kind.partition("+")
+            if family not in {"application/grpc", "application/grpc-web"} or codec not in {"", "proto", "json"}:
+                await unary.fail_http(send, http.WrongMediaTypeError(kind), None, 415)
+                return
+            if scope["method"] != "POST":
+                await unary.fail_http(send, http.WrongVerbError(scope["method"]), None, 405)
+                return
+            if method is None:
+                raise errors.unimplemented(self._unknown(scope["path"]).message)
+            plain = headers.get(b"grpc-encoding", b"identity") == b"identity"
+            if method.kind is StreamKind.UNARY and family == "application/grpc" and plain:
+                json = codec == "json" or headers.get(_CODEC) == b"json"
+                # Built for this one call: what must be quick comes by the full path, and has its function ready.
+                await self._grpc(method, kind.encode(), json=json)(scope, headers, receive, send)
+            else:
+                await self._general(method, scope, headers, receive, send)
+        except Exception as error:  # noqa: BLE001 - the last place to answer from
+            await unary.fail_grpc(send, error, None, type_header)
+
+    def _grpc(self, method: Method, content_type: bytes, *, json: bool) -> Serve:
+        return unary.grpc(method, self.max_message, content_type, json=json)
+
+    def _unknown(self, path: str) -> errors.Error:
+        known = ", ".join(sorted(method.name for method in self.methods)[:8])
+        return errors.not_found(f"{self.name} has no endpoint at {path[:200]}: it has {known or 'none'}")
+
+
+def _is_connect(method: Method, kind: str, scope: Scope, headers: RawHeaders) -> bool:
+    """Whether a request is one for connectrpc: a protocol that plain HTTP does not speak."""
+    if scope["method"] == "GET":
+        query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=None)
+        safe = method.info.idempotency_level is IdempotencyLevel.NO_SIDE_EFFECTS
+        return safe and query.get("connect") == ["v1"] and "encoding" in query
+    if scope["method"] != "POST":
+        return False
+    if method.kind is not StreamKind.UNARY:
+        return kind in {"application/connect+proto", "application/connect+json"}
+    encoded = headers.get(b"content-encoding", b"identity") != b"identity"
+    return kind == "application/proto" or (kind == "application/json" and encoded)
+
+
+def _grouped(methods: Sequence[Method]) -> list[tuple[str, dict[str, Any]]]:
+    found: dict[str, dict[str, Any]] = {}
+    for method in methods:
+        found.setdefault(method.desc.parent.type_name, {})[method.desc.name] = method
+    return list(found.items())

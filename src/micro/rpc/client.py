@@ -1,0 +1,349 @@
+"""Calls to other services: one pool of connections a process, errors as the platform's own, deadlines handed on.
+
+Over `grpc.aio`, which is imported when the first call is made: nothing pays for it that calls nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from connectrpc.client import ConnectClient
+from connectrpc.method import MethodInfo
+from protobuf import DescMethod, Message, message_to_json_value
+
+from micro.domain import errors, names
+from micro.domain.errors import Error, Kind
+from micro.rpc import errors as wire
+from micro.rpc import json_codec
+from micro.rpc.context import CURRENT
+
+C = TypeVar("C")
+M = TypeVar("M", bound=Message)
+
+Metadata = tuple[tuple[str, str], ...]
+
+DEFAULT_TIMEOUT = 10.0
+"""Seconds for a unary call that names no other limit and is made outside of one that has one."""
+
+MAX_MESSAGE = 32 * 2**20
+
+_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    # The mesh restarts within a second; whoever waits for it should notice at once.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_AS_JSON = ("micro-codec", "json")
+"""Says that the messages in the frames are JSON. gRPC says so by its content-type, which grpcio keeps to itself."""
+
+_LATE = "the deadline had passed before the call was made"
+
+
+def address() -> str:
+    """HOST:PORT that calls go to: the mesh of a service, else the proxy, else the local server's proxy."""
+    found = os.environ.get("MICRO_NETWORK") or os.environ.get("MICRO_PROXY_ADDRESS") or "127.0.0.1:8081"
+    return found.removeprefix("http://").rstrip("/")
+
+
+def service_of(contract: str) -> str:
+    """The service that implements a contract by convention: "helloworld.Helloworld" is helloworld's,
+    "micro.registry.v1.Registry" registry's, "Greeter" greeter's."""
+    package, _, name = contract.rpartition(".")
+    parts = package.split(".") if package else []
+    if len(parts) > 1 and parts[0] == "micro":
+        parts = parts[1:]
+    if len(parts) > 1 and re.fullmatch(r"v[0-9]+\w*", parts[-1]):
+        parts = parts[:-1]
+    return (".".join(parts) or names.snake(name)).replace("_", "-").lower()
+
+
+class Channel:
+    """A connection to one address, in one event loop."""
+
+    def __init__(self, target: str) -> None:
+        import grpc.aio
+
+        self.target = target
+        self._grpc = grpc
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._calls: dict[tuple[str, str, Any], Any] = {}
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def make(self, kind: str, path: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> Any:
+        """The callable of a path, made once; `kind` as grpc names it: "unary_unary" and so on."""
+        # Bound methods are made anew at each look, so what they are bound to is the key.
+        key = (path, kind, getattr(decode, "__self__", decode))
+        found = self._calls.get(key)
+        if found is None:
+            found = getattr(self._channel, kind)(path, encode, decode)
+            self._calls[key] = found
+        return found
+
+    async def unary(self, call: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
+        """Make a call whose answer is one message. Raises Error."""
+        try:
+            return await call(request, timeout=timeout, metadata=metadata, wait_for_ready=True)
+        except self._grpc.aio.AioRpcError as error:
+            raise self.error(error) from None
+        except self._grpc.aio.UsageError as error:
+            raise errors.unavailable(f"the connection to {self.target} is closed") from error
+
+    async def stream(self, call: Any, request: Any, timeout: float | None, metadata: Metadata) -> AsyncIterator[Any]:
+        """Make a call whose answer is a stream; leaving the iteration cancels it. Raises Error."""
+        calling = call(request, timeout=timeout, metadata=metadata, wait_for_ready=True)
+        try:
+            async for response in calling:
+                yield response
+        except self._grpc.aio.AioRpcError as error:
+            raise self.error(error) from None
+        finally:
+            calling.cancel()
+
+    def error(self, error: Any) -> Error:
+        found = wire.from_grpc(error)
+        ready = self._grpc.ChannelConnectivity.READY
+        if found.kind is Kind.DEADLINE_EXCEEDED and self._channel.get_state() is not ready:
+            return errors.unavailable(f"nothing answers at {self.target}: is `micro server` running?")
+        return found
+
+
+class Pool:
+    """The connections of a process: one for each address, in each event loop that makes calls."""
+
+    def __init__(self) -> None:
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Channel]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def channel(self, target: str) -> Channel:
+        loop = asyncio.get_running_loop()
+        channels = self._loops.get(loop)
+        if channels is None:
+            channels = self._loops[loop] = {}
+        found = channels.get(target)
+        if found is None:
+            found = channels[target] = Channel(target)
+        return found
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop; later calls open new ones."""
+        for channel in self._loops.pop(asyncio.get_running_loop(), {}).values():
+            await channel.close()
+
+
+class Client:
+    """Makes calls.
+
+    Args:
+        target: HOST:PORT; None to look at the environment at each call, as `address` does.
+        pool: where connections are shared; a pool of its own by default.
+        timeout: seconds for unary calls by default.
+        metadata: headers of every call.
+    """
+
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        pool: Pool | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.pool = pool or Pool()
+        self._target = target
+        self._timeout = timeout
+        self._metadata = dict(metadata or {})
+
+    def channel(self) -> Channel:
+        return self.pool.channel(self._target or address())
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop."""
+        await self.pool.close()
+
+    async def call(
+        self,
+        service: str,
+        endpoint: str,
+        request: Message | Mapping[str, Any] | None = None,
+        *,
+        response: type[M] | None = None,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Call `endpoint` ("Helloworld.Call", or "call" for the main handler's) of `service` and return its answer.
+
+        Args:
+            request: a message, answered with one; or what JSON can hold, answered with a dict.
+            response: class of the answer, where the request's contract does not tell.
+            timeout: seconds; by default what is left of the current call's deadline, at most 10.
+            metadata: headers of this call.
+
+        Raises:
+            Error: what the service answered; UNAVAILABLE when nothing answers; DEADLINE_EXCEEDED.
+            TypeError: for a message whose answer's class cannot be told.
+        """
+        sent = self.metadata(service, metadata)
+        channel = self.channel()
+        left = self.left(timeout)
+        path = "/" + "/".join((service, *endpoint.lstrip("/").split(".")))
+        if not isinstance(request, Message):
+            call = channel.make("unary_unary", path, _to_json, json.loads)
+            return await channel.unary(call, request or {}, left, (*sent, _AS_JSON))
+        if response is None:
+            method = _method(request, endpoint)
+            response = cast("type[M]", method.output.type)
+            path = f"/{method.parent.type_name}/{method.name}"
+        call = channel.make("unary_unary", path, _to_binary, response.from_binary)
+        return await channel.unary(call, request, left, sent)
+
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        request: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Call an endpoint that answers with a stream, and iterate over its answers as dicts.
+
+        Leaving the iteration cancels the call. Without `timeout` only the current call's deadline ends it.
+        """
+        channel = self.channel()
+        path = "/" + "/".join((service, *endpoint.lstrip("/").split(".")))
+        sent = (*self.metadata(service, metadata), _AS_JSON)
+        call = channel.make("unary_stream", path, _to_json, json.loads)
+        return channel.stream(call, request or {}, _shrunk(timeout), sent)
+
+    def of(self, typed: type[C], service: str | None = None) -> C:
+        """A generated client class, `HelloworldClient`, over these connections.
+
+        Args:
+            service: the service to call; by default the one named like the contract's package.
+        """
+        cls = cast("type[Any]", typed)
+        if not issubclass(cls, ConnectClient):
+            raise TypeError(f"{cls.__name__} is not a generated client: import it from a *_connect module")
+        made = type(cls.__name__, (_Typed, cls), {})
+        return cast("C", made(self, service))
+
+    def left(self, timeout: float | None) -> float | None:
+        """Seconds that a unary call may take. Raises DEADLINE_EXCEEDED when none are left."""
+        wanted = self._timeout if timeout is None else timeout or None
+        return _shrunk(wanted)
+
+    def metadata(self, service: str, metadata: Mapping[str, str] | None) -> Metadata:
+        """The headers of a call."""
+        current = CURRENT.get()
+        namespace = current.namespace if current is not None else os.environ.get("MICRO_NAMESPACE", "")
+        sent = {"micro-service": service, **self._metadata}
+        if namespace:
+            sent["micro-namespace"] = namespace
+        if metadata:
+            sent.update((key.lower(), value) for key, value in metadata.items())
+        return tuple(sent.items())
+
+
+def _shrunk(wanted: float | None) -> float | None:
+    current = CURRENT.get()
+    if current is None or current.deadline is None:
+        return wanted
+    left = current.deadline - time.monotonic()
+    if left <= 0:
+        raise errors.deadline_exceeded(_LATE)
+    return left if wanted is None else min(wanted, left)
+
+
+def _to_binary(message: Message) -> bytes:
+    return message.to_binary()
+
+
+def _to_json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, default=_plain).encode()
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Message):
+        return message_to_json_value(value, registry=json_codec.WELL_KNOWN)
+    raise TypeError(f"a {type(value).__name__} has no place in JSON")
+
+
+def _method(request: Message, endpoint: str) -> DescMethod:
+    """The method of the request's own contract that an endpoint's name means."""
+    desc = request.desc()
+    wanted, _, method_name = endpoint.rpartition(".")
+    for service in desc.file.services:
+        if wanted and names.folded(wanted) not in {names.folded(service.name), names.folded(service.type_name)}:
+            continue
+        for method in service.methods:
+            if names.folded(method.name) == names.folded(method_name) and method.input.type_name == desc.type_name:
+                return method
+    raise TypeError(f"{desc.file.name} has no {endpoint} that takes {desc.name}: say which answer, response=…")
+
+
+class _Typed(ConnectClient):
+    """What stands under a generated client instead of connectrpc's transport."""
+
+    def __init__(self, client: Client, service: str | None) -> None:
+        self._client = client
+        self._service = service
+
+    async def close(self) -> None:
+        """Nothing to close: the connections are shared."""
+
+    def _call(self, kind: str, method: MethodInfo[Any, Any], headers: Any) -> tuple[Channel, Any, Metadata]:
+        channel = self._client.channel()
+        path = f"/{method.service_name}/{method.name}"
+        call = channel.make(kind, path, _to_binary, method.output.from_binary)
+        service = self._service or service_of(method.service_name)
+        pairs = dict(headers.items()) if headers else None
+        return channel, call, self._client.metadata(service, pairs)
+
+    async def execute_unary(
+        self,
+        *,
+        request: Any,
+        method: MethodInfo[Any, Any],
+        headers: Any = None,
+        timeout_ms: int | None = None,
+        use_get: bool = False,
+    ) -> Any:
+        channel, call, metadata = self._call("unary_unary", method, headers)
+        return await channel.unary(call, request, self._client.left(_seconds(timeout_ms)), metadata)
+
+    async def execute_client_stream(
+        self, *, request: Any, method: MethodInfo[Any, Any], headers: Any = None, timeout_ms: int | None = None
+    ) -> Any:
+        channel, call, metadata = self._call("stream_unary", method, headers)
+        return await channel.unary(call, request, _shrunk(_seconds(timeout_ms)), metadata)
+
+    def execute_server_stream(
+        self, *, request: Any, method: MethodInfo[Any, Any], headers: Any = None, timeout_ms: int | None = None
+    ) -> AsyncIterator[Any]:
+        channel, call, metadata = self._call("unary_stream", method, headers)
+        return channel.stream(call, request, _shrunk(_seconds(timeout_ms)), metadata)
+
+    def execute_bidi_stream(
+        self, *, request: Any, method: MethodInfo[Any, Any], headers: Any = None, timeout_ms: int | None = None
+    ) -> AsyncIterator[Any]:
+        channel, call, metadata = self._call("stream_stream", method, headers)
+        return channel.stream(call, request, _shrunk(_seconds(timeout_ms)), metadata)
+
+
+def _seconds(timeout_ms: float | None) -> float | None:
+    return None if timeout_ms is None else timeout_ms / 1000

@@ -1,0 +1,161 @@
+"""Everything but the fast path: streams over gRPC and Connect, gRPC-Web, protobuf over Connect, compression, GET.
+
+The connectrpc application of the same methods answers; around each function stands what makes it behave as the fast
+path does: the same context, deadlines, errors and codecs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from connectrpc.codec import Codec
+from connectrpc.server import ConnectASGIApplication, Endpoint
+from protobuf import Message
+
+from micro.domain.service import StreamKind
+from micro.rpc import deadline, json_codec
+from micro.rpc import errors as wire
+from micro.rpc.context import CURRENT, Context, Scope
+from micro.rpc.method import Method
+from micro.rpc.receive import Patient, Receive
+from micro.rpc.unary import RawHeaders, Send
+
+_TIMEOUTS = (b"grpc-timeout", b"connect-timeout-ms")
+
+
+class _Proto(Codec[Any, Any]):
+    def name(self) -> str:
+        return "proto"
+
+    def encode(self, message: Message) -> bytes:
+        return _encode(message.to_binary)
+
+    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
+        return _decode(message_class.from_binary, bytes(data))
+
+
+class _Json(Codec[Any, Any]):
+    def name(self) -> str:
+        return "json"
+
+    def encode(self, message: Message) -> bytes:
+        return _encode(lambda: json_codec.encode(message))
+
+    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
+        return _decode(json_codec.decoder(message_class), bytes(data))
+
+
+def _encode(encode: Callable[[], bytes]) -> bytes:
+    try:
+        return encode()
+    except Exception as error:
+        raise wire.to_connect(wire.of(error)) from error
+
+
+def _decode(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        return decode(data)
+    except Exception as error:
+        raise wire.to_connect(wire.malformed(error)) from error
+
+
+class _Connect(ConnectASGIApplication[Any]):
+    @property
+    def path(self) -> str:
+        return "/"
+
+
+class General:
+    """Answers calls of known methods, whatever protocol of connectrpc's they come in."""
+
+    def __init__(self, methods: Sequence[Method], limit: int) -> None:
+        endpoints = {method.path: _endpoint(method) for method in methods}
+        self._connect = _Connect(
+            service=None, endpoints=lambda _: endpoints, read_max_bytes=limit, codecs=[_Proto(), _Json()]
+        )
+
+    async def __call__(self, method: Method, scope: Scope, headers: RawHeaders, receive: Receive, send: Send) -> None:
+        """Hand over one request. Raises INVALID_ARGUMENT for headers amiss, before anything is sent."""
+        seconds = method.timeout
+        if (given := headers.get(b"grpc-timeout")) is not None:
+            seconds = deadline.of_grpc(given)
+        elif given := headers.get(b"connect-timeout-ms"):
+            seconds = deadline.of_connect(given)
+        ctx = Context(method, scope, None if seconds is None else time.monotonic() + seconds)
+        token = CURRENT.set(ctx)
+        try:
+            await self._connect(_translate(method, scope, headers, seconds), Patient(receive), send)
+        except OSError:
+            return  # the caller is gone
+        finally:
+            CURRENT.reset(token)
+
+
+def _translate(method: Method, scope: Scope, headers: RawHeaders, seconds: float | None) -> dict[str, Any]:
+    """The request as connectrpc is to see it: full path, readable headers, and of timeouts only what it must watch.
+
+    A function that answers with one message is watched by ourselves, as on the fast path; the streams are its own.
+    """
+    pairs = [(key, value) for key, value in scope["headers"] if key not in _TIMEOUTS and value.isascii()]
+    if headers.get(b"micro-codec") == b"json" and headers.get(b"content-type") == b"application/grpc":
+        pairs = [(key, value) if key != b"content-type" else (key, value + b"+json") for key, value in pairs]
+    if seconds is not None and method.kind in {StreamKind.SERVER, StreamKind.BIDI}:
+        milliseconds = min(int(seconds * 1000), 99_999_999)
+        grpc = headers.get(b"content-type", b"").startswith(b"application/grpc")
+        pairs.append(
+            (b"grpc-timeout", b"%dm" % milliseconds) if grpc else (b"connect-timeout-ms", b"%d" % milliseconds)
+        )
+    extensions = {"http.response.trailers": {}, **(scope.get("extensions") or {})}
+    return {"root_path": "", **scope, "path": method.path, "headers": pairs, "extensions": extensions}
+
+
+def _endpoint(method: Method) -> Any:
+    make: Mapping[StreamKind, Callable[..., Any]] = {
+        StreamKind.UNARY: Endpoint.unary,
+        StreamKind.CLIENT: Endpoint.client_stream,
+        StreamKind.SERVER: Endpoint.server_stream,
+        StreamKind.BIDI: Endpoint.bidi_stream,
+    }
+    wrap = _one if method.kind in {StreamKind.UNARY, StreamKind.CLIENT} else _many
+    return make[method.kind](method=method.info, function=wrap(method))
+
+
+def _bind(connect: Any) -> Context:
+    """Our context of the request, with what it sends back shared with connectrpc's."""
+    ctx = CURRENT.get()
+    assert ctx is not None
+    ctx._response_headers = connect.response_headers
+    ctx._response_trailers = connect.response_trailers
+    return ctx
+
+
+def _one(method: Method) -> Callable[..., Any]:
+    async def call(request: Any, connect: Any) -> Any:
+        try:
+            return await method.invoke(request, _bind(connect), None)
+        except Exception as error:
+            raise wire.to_connect(wire.of(error)) from error
+
+    return call
+
+
+def _many(method: Method) -> Callable[..., Any]:
+    async def call(request: Any, connect: Any) -> AsyncIterator[Any]:
+        responses = method.function(request, _bind(connect))
+        breath = deadline.Breath()
+        try:
+            async for response in responses:
+                if response.__class__ is not method.output:
+                    raise method.wrong(response)
+                yield response
+                await breath()
+        except Exception as error:
+            raise wire.to_connect(wire.of(error)) from error
+        finally:
+            close = getattr(responses, "aclose", None)
+            if close is not None:
+                await close()
+
+    return call

@@ -1,0 +1,163 @@
+"""Calls over plain HTTP: JSON bodies, forms, query strings, and streams as lines or server-sent events.
+
+What people and browsers send. A web page of another origin cannot POST JSON here without asking first, which is why
+a body must say that it is JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from micro.domain import errors
+from micro.domain.errors import Error
+from micro.domain.service import StreamKind
+from micro.rpc import deadline, frames, json_codec, query, unary
+from micro.rpc import errors as wire
+from micro.rpc.context import CURRENT, Context, Scope
+from micro.rpc.method import Method
+from micro.rpc.receive import Receive
+from micro.rpc.unary import RawHeaders, Send
+
+_BODIES = {"POST", "PUT", "PATCH"}
+_QUERIES = {"GET", "DELETE", "HEAD"}
+_FORM = "application/x-www-form-urlencoded"
+
+
+class WrongMediaTypeError(Error):
+    """A body that is neither JSON nor a form."""
+
+    def __init__(self, given: str) -> None:
+        cause = f"content-type {given!r} is not known here" if given else "the body has no content-type"
+        super().__init__(errors.Kind.INVALID_ARGUMENT, f"{cause}: send application/json")
+
+
+class WrongVerbError(Error):
+    """An HTTP method that means nothing here."""
+
+    def __init__(self, given: str) -> None:
+        super().__init__(errors.Kind.UNIMPLEMENTED, f"HTTP method {given} does not call anything: use POST or GET")
+
+
+def status(error: BaseException) -> int:
+    """The HTTP status of errors that HTTP knows better than their kind does; 0 for the kind's own."""
+    return 415 if isinstance(error, WrongMediaTypeError) else 405 if isinstance(error, WrongVerbError) else 0
+
+
+def media_type(headers: RawHeaders) -> str:
+    return headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+
+
+async def serve(method: Method, scope: Scope, headers: RawHeaders, receive: Receive, send: Send, limit: int) -> None:
+    """Answer one call; a method with a stream of answers streams them."""
+    ctx = None
+    try:
+        if method.kind in {StreamKind.CLIENT, StreamKind.BIDI}:
+            raise errors.unimplemented(f"{method.name} takes a stream of requests: call it over WebSocket or gRPC")
+        ctx = Context(method, scope, unary.due(headers, method.timeout))
+        request = await read(method, scope, headers, receive, limit)
+        if method.kind is StreamKind.UNARY:
+            body = json_codec.encode(await method.invoke(request, ctx, receive))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+        await unary.fail_http(send, error, ctx, status(error))
+        return
+    if method.kind is StreamKind.UNARY:
+        await unary.answer_http(send, body if scope["method"] != "HEAD" else b"", ctx)
+        return
+    await _Streaming(method, ctx, send, events=b"text/event-stream" in headers.get(b"accept", b"")).run(
+        request, receive
+    )
+
+
+async def read(method: Method, scope: Scope, headers: RawHeaders, receive: Receive, limit: int) -> Any:
+    """The request of a call.
+
+    Raises:
+        Error: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, WrongMediaTypeError, WrongVerbError.
+    """
+    verb, kind = scope["method"], media_type(headers)
+    texts, body = [scope.get("query_string", b"")], b""
+    if verb in _BODIES:
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and len(length) < 20 and int(length) > limit:
+            raise frames.too_large(limit)
+        if kind not in {"application/json", _FORM, ""}:
+            raise WrongMediaTypeError(kind)
+        body = await frames.rest(await receive(), receive, limit, framed=False)
+        if body and not kind:
+            raise WrongMediaTypeError("")
+        if kind == _FORM:
+            texts.append(body)
+            body = b""
+    elif verb not in _QUERIES:
+        raise WrongVerbError(verb)
+    if any(texts):
+        return query.request(method.input, texts, body)
+    try:
+        return json_codec.decoder(method.input)(body)
+    except Exception as error:
+        raise wire.malformed(error) from error
+
+
+class _Streaming:
+    """Answers of one call, each sent as it comes: a line of JSON, or an event."""
+
+    def __init__(self, method: Method, ctx: Context, send: Send, *, events: bool) -> None:
+        self._method = method
+        self._ctx = ctx
+        self._send = send
+        self._events = events
+        self._started = False
+
+    async def run(self, request: Any, receive: Receive) -> None:
+        token = CURRENT.set(self._ctx)
+        try:
+            await deadline.run(self._pump(request), self._ctx.deadline, receive)
+            await self._begin()
+            await self._write(b"", more=False)
+        except OSError:
+            return  # the caller is gone
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            await self._fail(error)
+        finally:
+            CURRENT.reset(token)
+
+    async def _pump(self, request: Any) -> None:
+        responses: AsyncIterator[Any] = self._method.function(request, self._ctx)
+        breath = deadline.Breath()
+        try:
+            async for response in responses:
+                if response.__class__ is not self._method.output:
+                    raise self._method.wrong(response)
+                body = json_codec.encode(response)
+                await self._begin()
+                await self._write(b"data: %s\n\n" % body if self._events else body + b"\n", more=True)
+                await breath()
+        finally:
+            close = getattr(responses, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _begin(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        kind = b"text/event-stream" if self._events else b"application/x-ndjson"
+        headers = [(b"content-type", kind), (b"cache-control", b"no-cache"), *unary.response_headers(self._ctx)]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _write(self, body: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _fail(self, error: BaseException) -> None:
+        if not self._started:
+            await unary.fail_http(self._send, error, self._ctx)
+            return
+        known = unary.told(error)
+        if known is not None:
+            body = json.dumps({"error": wire.to_value(known)}, ensure_ascii=False).encode()
+            with contextlib.suppress(OSError):
+                await self._write(b"event: error\ndata: %s\n\n" % body if self._events else body + b"\n", more=False)
+        unary.raise_again(error)

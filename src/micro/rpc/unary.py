@@ -1,0 +1,178 @@
+"""The fast path: unary calls over gRPC and over plain JSON, answered without anything in between.
+
+Every line here runs for each call. What can be known before the first call is worked out when the service starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from micro.domain import errors
+from micro.domain.errors import Error
+from micro.rpc import deadline, frames, json_codec
+from micro.rpc import errors as wire
+from micro.rpc.context import Context, Scope
+from micro.rpc.deadline import DisconnectedError
+from micro.rpc.method import Method
+from micro.rpc.receive import Receive
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+RawHeaders = Mapping[bytes, bytes]
+Serve = Callable[[Scope, RawHeaders, Receive, Send], Awaitable[None]]
+
+_OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")], "more_trailers": False}
+_JSON = (b"content-type", b"application/json")
+_JSON_START = {"type": "http.response.start", "status": 200, "headers": [_JSON]}
+
+
+def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False) -> Serve:
+    """Answer `method` over gRPC. Messages are JSON instead of protobuf when `json`; the answer has `content_type`."""
+    decode = json_codec.decoder(method.input) if json else method.input.from_binary
+    encode = json_codec.encode if json else method.output.to_binary
+    invoke = method.invoke
+    default = method.timeout
+    type_header = (b"content-type", content_type)
+    start = {"type": "http.response.start", "status": 200, "headers": [type_header], "trailers": True}
+    from_bytes = int.from_bytes
+    monotonic = time.monotonic
+
+    async def serve(scope: Scope, headers: RawHeaders, receive: Receive, send: Send) -> None:
+        ctx = None
+        try:
+            given = headers.get(b"grpc-timeout")
+            seconds = default if given is None else deadline.of_grpc(given)
+            ctx = Context(method, scope, None if seconds is None else monotonic() + seconds)
+            message = await receive()
+            body = message.get("body", b"")
+            if message.get("more_body"):
+                body = await frames.rest(message, receive, limit, framed=True)
+            size = len(body) - 5
+            # The flags' byte of an uncompressed frame is zero, so the prefix reads as one number.
+            if from_bytes(body[:5], "big") != size or size > limit:
+                raise frames.fault(body, limit)
+            try:
+                request = decode(body[5:])
+            except Exception as error:
+                raise wire.malformed(error) from error
+            response = encode(await invoke(request, ctx, receive))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            await fail_grpc(send, error, ctx, type_header)
+            return
+        begin, end = start, _OK
+        if ctx._response_headers is not None or ctx._response_trailers is not None:
+            begin = {**start, "headers": [type_header, *_pairs(ctx._response_headers)]}
+            end = {**_OK, "headers": [*_pairs(ctx._response_trailers), (b"grpc-status", b"0")]}
+        try:
+            await send(begin)
+            await send({"type": "http.response.body", "body": len(response).to_bytes(5, "big") + response})
+            await send(end)
+        except OSError:
+            return  # the caller is gone
+
+    return serve
+
+
+def json(method: Method, limit: int) -> Serve:
+    """Answer `method` over HTTP with JSON as Connect defines it, the body being the request."""
+    decode = json_codec.decoder(method.input)
+    invoke = method.invoke
+    default = method.timeout
+
+    async def serve(scope: Scope, headers: RawHeaders, receive: Receive, send: Send) -> None:
+        ctx = None
+        try:
+            ctx = Context(method, scope, due(headers, default))
+            message = await receive()
+            body = message.get("body", b"")
+            if message.get("more_body") or len(body) > limit:
+                body = await frames.rest(message, receive, limit, framed=False)
+            try:
+                request = decode(body)
+            except Exception as error:
+                raise wire.malformed(error) from error
+            response = json_codec.encode(await invoke(request, ctx, receive))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            await fail_http(send, error, ctx)
+            return
+        await answer_http(send, response, ctx)
+
+    return serve
+
+
+def due(headers: RawHeaders, default: float | None) -> float | None:
+    """When a call over HTTP is to be answered, in monotonic seconds. Raises INVALID_ARGUMENT for headers amiss."""
+    version = headers.get(b"connect-protocol-version")
+    if version is not None and version != b"1":
+        raise errors.invalid_argument(f"connect-protocol-version must be '1': got {version.decode('latin-1')!r}")
+    given = headers.get(b"connect-timeout-ms")
+    seconds = deadline.of_connect(given) if given else default
+    return None if seconds is None else time.monotonic() + seconds
+
+
+async def answer_http(send: Send, body: bytes, ctx: Context) -> None:
+    start = _JSON_START
+    if ctx._response_headers is not None or ctx._response_trailers is not None:
+        start = {**start, "headers": [_JSON, *response_headers(ctx)]}
+    with contextlib.suppress(OSError):
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+
+async def fail_http(send: Send, error: BaseException, ctx: Context | None, status: int = 0) -> None:
+    """Answer with an error as Connect writes it. Raises again what ends the process, after answering."""
+    known = told(error)
+    if known is None:
+        return
+    headers = [_JSON, *(response_headers(ctx) if ctx is not None else ())]
+    if status == 405:
+        headers.append((b"allow", b"GET, POST"))
+    with contextlib.suppress(OSError):
+        await send({"type": "http.response.start", "status": status or known.kind.http_status, "headers": headers})
+        await send({"type": "http.response.body", "body": wire.to_json(known)})
+    raise_again(error)
+
+
+async def fail_grpc(send: Send, error: BaseException, ctx: Context | None, type_header: tuple[bytes, bytes]) -> None:
+    """Answer with an error as gRPC does. Raises again what ends the process, after answering."""
+    known = told(error)
+    if known is None:
+        return
+    headers, trailers = [type_header], wire.trailers(known)
+    if ctx is not None:
+        headers += _pairs(ctx._response_headers)
+        trailers = [*_pairs(ctx._response_trailers), *trailers]
+    with contextlib.suppress(OSError):
+        await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
+        await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
+    raise_again(error)
+
+
+def response_headers(ctx: Context) -> list[tuple[bytes, bytes]]:
+    """What the handler set, as Connect sends it: trailers are headers with a prefix."""
+    return [
+        *_pairs(ctx._response_headers),
+        *((b"trailer-" + key, value) for key, value in _pairs(ctx._response_trailers)),
+    ]
+
+
+def _pairs(headers: Any) -> list[tuple[bytes, bytes]]:
+    return [] if headers is None else [(key.encode(), value.encode()) for key, value in headers.allitems()]
+
+
+def told(error: BaseException) -> Error | None:
+    """What the caller is told; None where there is nobody to tell."""
+    if isinstance(error, DisconnectedError):
+        return None
+    if isinstance(error, asyncio.CancelledError):
+        return errors.unavailable("the instance is stopping: try again")
+    return wire.of(error)
+
+
+def raise_again(error: BaseException) -> None:
+    if not isinstance(error, Exception):
+        raise error
