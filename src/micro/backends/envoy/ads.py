@@ -1,0 +1,118 @@
+"""The control plane's side of Envoy's aggregated discovery service: one stream a proxy, increments only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING
+
+from micro.backends.envoy.compile import Compiler, Snapshot
+from micro.backends.envoy.session import Session
+from micro.domain import errors
+from micro.domain.route import RouteTable
+from micro.ports.dataplane import Dataplane, ProxyState
+from micro.rpc.gen.envoy.service.discovery.v3.ads_connect import AggregatedDiscoveryService
+from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+
+if TYPE_CHECKING:
+    from connectrpc.request import RequestContext
+
+
+class _Stream:
+    """A connected proxy: its session, and what wakes whoever writes to it."""
+
+    def __init__(self) -> None:
+        self.session = Session()
+        self.wake = asyncio.Event()
+        self.ended = False
+
+    async def read(self, requests: AsyncIterator[DeltaDiscoveryRequest]) -> None:
+        try:
+            async for request in requests:
+                self.session.receive(request)
+                self.wake.set()
+        finally:
+            self.ended = True
+            self.wake.set()
+
+
+class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
+    """Serves whoever connects. Mount it as a handler beside the control plane's own.
+
+    Args:
+        version: what `GET /` on the HTTP gateway answers.
+        origins: web origins whose pages may call the HTTP gateway.
+    """
+
+    def __init__(self, version: str, origins: Iterable[str] = ()) -> None:
+        self._compiler = Compiler(version, origins)
+        self._snapshot: Snapshot | None = None
+        self._streams: dict[_Stream, asyncio.Task[None]] = {}
+        self._progress = asyncio.Event()
+
+    def apply(self, table: RouteTable, revision: int) -> None:
+        self._snapshot = self._compiler.compile(table, revision)
+        for stream in self._streams:
+            stream.wake.set()
+        self._tell()
+
+    def proxies(self) -> list[ProxyState]:
+        # A proxy that restarted may have left a stream behind that has not been noticed yet: the last one counts.
+        states = {
+            stream.session.proxy: ProxyState(stream.session.proxy, stream.session.accepted, stream.session.error)
+            for stream in self._streams
+            if stream.session.proxy and not stream.ended
+        }
+        return [states[proxy] for proxy in sorted(states)]
+
+    async def sync(self, revision: int, timeout: float) -> int:
+        try:
+            async with asyncio.timeout(timeout):
+                while (lowest := self._lowest()) < revision:
+                    await self._progress.wait()
+                return lowest
+        except TimeoutError:
+            raise errors.deadline_exceeded(self._behind(revision, timeout)) from None
+
+    async def delta_aggregated_resources(
+        self,
+        request: AsyncIterator[DeltaDiscoveryRequest],
+        ctx: RequestContext[DeltaDiscoveryRequest, DeltaDiscoveryResponse],
+    ) -> AsyncIterator[DeltaDiscoveryResponse]:
+        """Answer a proxy for as long as it stays."""
+        stream = _Stream()
+        self._streams[stream] = asyncio.get_running_loop().create_task(stream.read(request))
+        try:
+            while not stream.ended:
+                stream.wake.clear()
+                if self._snapshot is not None:
+                    before = stream.session.accepted
+                    for response in stream.session.responses(self._snapshot):
+                        yield response
+                    if stream.session.accepted != before:
+                        self._tell()
+                await stream.wake.wait()
+        finally:
+            reader = self._streams.pop(stream)
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await reader
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake those who wait for progress, once."""
+        passed, self._progress = self._progress, asyncio.Event()
+        passed.set()
+
+    def _lowest(self) -> int:
+        if self._snapshot is None:
+            return -1
+        return min((state.revision for state in self.proxies()), default=self._snapshot.revision)
+
+    def _behind(self, revision: int, timeout: float) -> str:
+        if self._snapshot is None or self._snapshot.revision < revision:
+            return f"routes of revision {revision} are not made after {timeout:g} s: the registry has not sent it yet"
+        behind = [state for state in self.proxies() if state.revision < revision]
+        named = ", ".join(f"{state.id} (refused: {state.error})" if state.error else state.id for state in behind)
+        return f"routes of revision {revision} are not in use after {timeout:g} s: waiting for {named}"

@@ -1,0 +1,120 @@
+"""From the route table to what Envoy is told: clusters, their endpoints, and three route configurations. Pure.
+
+The pieces of a service are kept from one table to the next, so one more instance makes one new endpoint resource, and
+one more service one cluster, one endpoint resource and the route configurations that mention it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from micro.backends.envoy import clusters, matchers
+from micro.domain.route import Key, Route, RouteTable
+from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import Resource
+from micro.rpc.wkt import Any
+
+_PREFIX = "type.googleapis.com/"
+CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
+ENDPOINTS = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+ROUTES = _PREFIX + "envoy.config.route.v3.RouteConfiguration"
+
+Resources = Mapping[str, Mapping[str, Resource]]
+"""By type and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a proxy can ask for, made from one revision of the registry."""
+
+    revision: int
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    route: Route
+    clusters: tuple[Resource, ...]
+    endpoints: tuple[Resource, ...]
+    pages: matchers.Pages
+
+
+class Compiler:
+    """Remembers the last table's pieces; apart from that a function of the table.
+
+    Args:
+        version: what `GET /` on the HTTP gateway answers.
+        origins: web origins ("https://example.com") whose pages may call the HTTP gateway; none by default.
+    """
+
+    def __init__(self, version: str, origins: Iterable[str] = ()) -> None:
+        self._version = version
+        self._origins = tuple(origins)
+        self._pieces: dict[Key, _Piece] = {}
+        self._routes: dict[str, Resource] = {}
+
+    def compile(self, table: RouteTable, revision: int) -> Snapshot:
+        """All resources of a table. Equal tables give equal bytes, whatever was compiled before."""
+        pieces: dict[Key, _Piece] = {}
+        for route in table:
+            known = self._pieces.get(route.key)
+            pieces[route.key] = known if known and known.route == route else _piece(route, known)
+        if not self._routes or not self._same_pages(pieces):
+            self._routes = self._configurations({key: piece.pages for key, piece in pieces.items()})
+        self._pieces = pieces
+        return Snapshot(
+            revision,
+            {
+                CLUSTER: {one.name: one for piece in pieces.values() for one in piece.clusters},
+                ENDPOINTS: {one.name: one for piece in pieces.values() for one in piece.endpoints},
+                ROUTES: self._routes,
+            },
+        )
+
+    def _same_pages(self, pieces: Mapping[Key, _Piece]) -> bool:
+        """Whether the last configurations still hold: pages are taken over as they are, so identity tells."""
+        if len(pieces) != len(self._pieces):
+            return False
+        return all(key in self._pieces and self._pieces[key].pages is piece.pages for key, piece in pieces.items())
+
+    def _configurations(self, pages: Mapping[Key, matchers.Pages]) -> dict[str, Resource]:
+        tree = matchers.inside(pages)
+        made = [
+            matchers.api(pages, self._version, self._origins),
+            matchers.configuration("mesh", tree),
+            matchers.configuration("proxy", tree),
+        ]
+        return {one.name: _resource(one.name, ROUTES, one.to_binary()) for one in made}
+
+
+def _piece(route: Route, known: _Piece | None) -> _Piece:
+    names = clusters.names(route)
+    usable = [address for text in route.addresses if (address := _address(text))]
+    endpoints = tuple(_resource(name, ENDPOINTS, clusters.assignment(name, usable).to_binary()) for name in names)
+    if known and clusters.names(known.route) == names and matchers.same_pages(known.route, route):
+        return _Piece(route, known.clusters, endpoints, known.pages)
+    return _Piece(
+        route,
+        tuple(_resource(name, CLUSTER, clusters.cluster(name).to_binary()) for name in names),
+        endpoints,
+        matchers.pages(route),
+    )
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    """Host and port where Envoy would take them; one bad address must not cost a service its good ones."""
+    host, _, port = text.rpartition(":")
+    host = "127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(host)
+        number = int(port)
+    except ValueError:
+        return None
+    return (host, number) if 0 < number < 65536 else None
+
+
+def _resource(name: str, type_url: str, content: bytes) -> Resource:
+    version = hashlib.blake2b(content, digest_size=8).hexdigest()
+    return Resource(name=name, version=version, resource=Any(type_url=type_url, value=content))

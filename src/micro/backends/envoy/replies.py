@@ -1,0 +1,104 @@
+"""What Envoy says when it answers by itself: the platform's error shape, in JSON or as a gRPC message. Pure.
+
+The first row whose condition holds decides; the conditions are Envoy's response flags and statuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from micro.domain.errors import Kind
+
+_GRPC = {
+    "header_filter": {
+        "header": {
+            "name": "content-type",
+            "string_match": {"safe_regex": {"regex": r"application/grpc(?:\+[a-z]+)?(?:;.*)?"}},
+        }
+    }
+}
+_NAMED = {"header_filter": {"header": {"name": "micro-service", "present_match": True}}}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A row: when, which kind, and the words, in which Envoy replaces %...%.
+
+    Attributes:
+        flags: Envoy's response flags, any of which fits; empty fits all.
+        status: the status that Envoy would have answered; 0 fits all from 400 on.
+        named: only requests with the header micro-service.
+        answer: HTTP status instead of the one that belongs to the kind; 0 for that one.
+    """
+
+    kind: Kind
+    message: str
+    flags: tuple[str, ...] = ()
+    status: int = 0
+    named: bool = False
+    answer: int = 0
+
+
+_SHOW = "see what runs: micro services"
+
+REPLIES = (
+    Reply(
+        Kind.NOT_FOUND,
+        f"service %REQ(MICRO-SERVICE)% not found in namespace %REQ(MICRO-NAMESPACE)%; {_SHOW}",
+        flags=("NR",),
+        named=True,
+    ),
+    Reply(
+        Kind.NOT_FOUND,
+        f"no service found for %REQ(:PATH)% in namespace %REQ(MICRO-NAMESPACE)%; {_SHOW}",
+        flags=("NR",),
+    ),
+    Reply(Kind.UNAVAILABLE, "no instance is available; see: micro status", flags=("UH", "NC")),
+    Reply(Kind.UNAVAILABLE, "too many requests in flight; try again later", flags=("UO", "OM", "URX")),
+    Reply(Kind.UNAVAILABLE, "the instance cannot be reached; try again, or see: micro status", flags=("UF",)),
+    Reply(Kind.UNAVAILABLE, "the instance went away before it had answered; see: micro logs", flags=("UC", "UR", "LR")),
+    Reply(Kind.DEADLINE_EXCEEDED, "the service did not answer in time", flags=("UT", "DT", "UMSDR")),
+    Reply(Kind.DEADLINE_EXCEEDED, "nothing was sent for too long", flags=("SI",)),
+    Reply(Kind.RESOURCE_EXHAUSTED, "the request is too large", status=413, answer=413),
+    Reply(Kind.RESOURCE_EXHAUSTED, "the headers are too large: the limit is 60 KiB", status=431, answer=431),
+    Reply(Kind.DEADLINE_EXCEEDED, "the request took too long to arrive", status=408, answer=408),
+    Reply(Kind.DEADLINE_EXCEEDED, "the service did not answer in time", status=504),
+    Reply(Kind.UNAVAILABLE, "too many requests; try again later", status=503),
+    Reply(Kind.INVALID_ARGUMENT, "not a valid HTTP request: check the path and the headers", status=400),
+    Reply(Kind.INVALID_ARGUMENT, "this protocol upgrade is not offered here", status=403, answer=400),
+    Reply(Kind.INTERNAL, "the gateway cannot handle this request"),
+)
+
+
+def local_replies() -> dict[str, Any]:
+    """The `local_reply_config` of a listener."""
+    return {
+        "mappers": [mapper for reply in REPLIES for mapper in (_mapper(reply, grpc=True), _mapper(reply, grpc=False))]
+    }
+
+
+def _mapper(reply: Reply, *, grpc: bool) -> dict[str, Any]:
+    conditions: list[dict[str, Any]] = [_GRPC] if grpc else []
+    if reply.named:
+        conditions.append(_NAMED)
+    if reply.flags:
+        conditions.append({"response_flag_filter": {"flags": list(reply.flags)}})
+    if reply.status or not conditions:
+        conditions.append(_status(reply.status))
+    condition = conditions[0] if len(conditions) == 1 else {"and_filter": {"filters": conditions}}
+    body: dict[str, Any] = (
+        {"text_format_source": {"inline_string": reply.message}}
+        if grpc
+        else {"json_format": {"code": reply.kind.code, "message": reply.message}}
+    )
+    return {
+        "filter": condition,
+        "status_code": reply.answer or reply.kind.http_status,
+        "body_format_override": body,
+    }
+
+
+def _status(status: int) -> dict[str, Any]:
+    operation = {"op": "EQ" if status else "GE", "value": {"default_value": status or 400, "runtime_key": "micro.none"}}
+    return {"status_code_filter": {"comparison": operation}}

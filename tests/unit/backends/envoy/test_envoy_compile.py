@@ -1,0 +1,206 @@
+"""What Envoy is told about a route table: golden files for people to read, and rules that hold for every table."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from micro.backends.envoy import matchers
+from micro.backends.envoy.compile import CLUSTER, ENDPOINTS, ROUTES, Compiler
+from micro.domain.route import Route, RouteTable
+from micro.rpc.gen.envoy.config.cluster.v3.cluster_pb import Cluster
+from micro.rpc.gen.envoy.config.endpoint.v3.endpoint_pb import ClusterLoadAssignment
+from micro.rpc.gen.envoy.config.route.v3.route_components_pb import Route as EnvoyRoute
+from micro.rpc.gen.envoy.config.route.v3.route_components_pb import RouteList
+from micro.rpc.gen.envoy.config.route.v3.route_pb import RouteConfiguration
+from micro.rpc.gen.envoy.extensions.filters.http.cors.v3.cors_pb import CorsPolicy
+from micro.rpc.gen.envoy.extensions.upstreams.http.v3.http_protocol_options_pb import HttpProtocolOptions
+from micro.rpc.gen.envoy.type.matcher.v3.http_inputs_pb import HttpRequestHeaderMatchInput
+
+GOLDEN = Path(__file__).parents[3] / "golden/envoy"
+TYPES = {CLUSTER: Cluster, ENDPOINTS: ClusterLoadAssignment, ROUTES: RouteConfiguration}
+INSIDE = (EnvoyRoute, RouteList, HttpRequestHeaderMatchInput, HttpProtocolOptions, CorsPolicy)
+BY_NAME = {one.desc().type_name: one for one in INSIDE}
+
+
+def table(*routes):
+    return RouteTable({route.key: route for route in routes})
+
+
+def service(name, *ports, namespace="micro", rpc=(), **more):
+    addresses = tuple(f"127.0.0.1:{port}" for port in ports)
+    return Route(namespace, name, tuple(rpc) or (f"{name}.{name.title()}",), addresses, **{"timeout": 10.0, **more})
+
+
+def readable(value):
+    """As JSON, with what is packed unpacked."""
+    from protobuf import Message, message_to_json_value
+
+    if isinstance(value, Message):
+        # Any cannot be written as JSON without knowing its type: put the content in its place by hand.
+        value = message_to_json_value(opened(value), registry=REGISTRY)
+    return value
+
+
+def opened(message):
+    return message
+
+
+def registry():
+    from protobuf import Registry
+
+    return Registry(*(one.desc().file for one in (*INSIDE, *TYPES.values())))
+
+
+REGISTRY = registry()
+
+CASES = {
+    "one-service": table(service("helloworld", 9001)),
+    "three-instances": table(service("helloworld", 9001, 9002, 9003, timeout=0.0)),
+    "two-namespaces": table(
+        service("helloworld", 9001),
+        service("helloworld", 9002, namespace="shop"),
+        service("registry", 9003, rpc=["micro.registry.v1.Registry"]),
+    ),
+    "streams": table(service("chat", 9001, streams=("/chat.Chat/ListRooms",), pushes=True, duplex=True)),
+    "shared-rpc": table(service("twin-a", 9001, rpc=["same.Same"]), service("twin-b", 9002, rpc=["same.Same"])),
+    "dotted": table(service("foo", 9001), service("foo.bar", 9002, rpc=["foo.bar.Bar"])),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name):
+    """Set MICRO_GOLDEN=write to write them anew, then read the difference."""
+    snapshot = Compiler("9.9.9").compile(CASES[name], 1)
+    told = {
+        type_url.rpartition(".")[2]: {
+            one.name: readable(TYPES[type_url].from_binary(one.resource.value)) for one in resources.values()
+        }
+        for type_url, resources in snapshot.resources.items()
+    }
+    assert told["RouteConfiguration"]["proxy"] == {**told["RouteConfiguration"].pop("mesh"), "name": "proxy"}
+    text = json.dumps(told, indent=1) + "\n"
+    file = GOLDEN / f"{name}.json"
+    if os.environ.get("MICRO_GOLDEN") == "write":
+        file.write_text(text)
+    assert file.read_text() == text
+
+
+names = st.sampled_from(["a", "b", "a.b", "a.b.c", "a-b", "registry", "chat"])
+routes = st.builds(
+    lambda namespace, name, ports, pushes: service(
+        name, *sorted(ports), namespace=namespace, streams=(f"/{name}.X/Tail",) if pushes else (), pushes=pushes
+    ),
+    st.sampled_from(["micro", "shop", "x"]),
+    names,
+    st.sets(st.integers(1, 9), min_size=1),
+    st.booleans(),
+)
+tables = st.lists(routes, max_size=8, unique_by=lambda one: one.key).map(lambda found: table(*found))
+
+
+def versions(snapshot):
+    return {(kind, name): one.version for kind, all_ in snapshot.resources.items() for name, one in all_.items()}
+
+
+@given(tables, tables)
+def test_what_was_compiled_before_leaves_no_trace(before, after):
+    compiler = Compiler("1")
+    compiler.compile(before, 1)
+    assert compiler.compile(after, 2).resources == Compiler("1").compile(after, 2).resources
+
+
+@given(tables)
+def test_every_cluster_has_its_assignment_and_every_route_its_cluster(found):
+    snapshot = Compiler("1").compile(found, 1)
+    assert snapshot.resources[CLUSTER].keys() == snapshot.resources[ENDPOINTS].keys()
+    led_to = set()
+    for one in snapshot.resources[ROUTES].values():
+        led_to |= set(re.findall(rb"[a-z-]+\|[a-z.-]+[a-z](?:\|h1)?", one.resource.value))
+    assert {name.decode() for name in led_to} == set(snapshot.resources[CLUSTER])
+
+
+@given(tables, st.integers(10, 20))
+def test_one_more_instance_changes_one_assignment_a_cluster_and_nothing_else(found, port):
+    compiler = Compiler("1")
+    before = versions(compiler.compile(found, 1))
+    for route in found:
+        more = Route(**{**fields(route), "addresses": (*route.addresses, f"127.0.0.1:{port}")})
+        after = versions(compiler.compile(RouteTable({**found.routes, route.key: more}), 2))
+        changed = {key for key in after if before.get(key) != after[key]}
+        assert {kind for kind, _ in changed} == {ENDPOINTS}
+        assert len(changed) == (2 if route.pushes else 1)
+        assert after.keys() == before.keys()
+        compiler.compile(found, 3)
+
+
+@given(tables)
+def test_one_more_service_adds_its_own_and_changes_the_routes_only(found):
+    compiler = Compiler("1")
+    before = versions(compiler.compile(found, 1))
+    new = service("brand-new", 99)
+    after = versions(compiler.compile(RouteTable({**found.routes, new.key: new}), 2))
+    changed = {key for key in after if before.get(key) != after[key]}
+    own = {(CLUSTER, "micro|brand-new"), (ENDPOINTS, "micro|brand-new")}
+    assert changed == own | {(ROUTES, name) for name in ("api", "mesh", "proxy")}
+
+
+def fields(route):
+    return {name: getattr(route, name) for name in Route.__dataclass_fields__}
+
+
+def test_an_address_that_envoy_would_refuse_costs_the_others_nothing():
+    addresses = ("example.com:80", "127.0.0.1:99999", "127.0.0.1:x", "nonsense", "localhost:81", "[::1]:82", "10.0.0.1:83")
+    snapshot = Compiler("1").compile(table(Route("micro", "x", (), addresses)), 1)
+    made = readable(ClusterLoadAssignment.from_binary(snapshot.resources[ENDPOINTS]["micro|x"].resource.value))
+    found = [
+        one["endpoint"]["address"]["socketAddress"] for place in made["endpoints"] for one in place["lbEndpoints"]
+    ]
+    assert [(one["address"], one["portValue"]) for one in found] == [("127.0.0.1", 81), ("::1", 82), ("10.0.0.1", 83)]
+
+
+@pytest.mark.parametrize(
+    ("path", "streams"),
+    [
+        ("/my-chat.v1.Chat/ListRooms", True),
+        ("/my-chat/listRooms", True),
+        ("/my-chat/ListRooms", True),
+        ("/my-chat/list_rooms", True),
+        ("/my-chat/list-rooms/", True),
+        ("/my-chat/listrooms", True),
+        ("/my-chat/Chat/ListRooms", True),
+        ("/my-chat/chat/list-rooms", True),
+        ("/my-chat/call", True),
+        ("/my-chat", True),
+        ("/my-chat/list", False),
+        ("/my-chat/listRoomsNow", False),
+        ("/my-chat/Other/ListRooms", False),
+        ("/other/listRooms", False),
+        ("/my-chat.v1.chat/listrooms", False),
+    ],
+)
+def test_a_stream_is_known_by_every_spelling_of_its_path(path, streams):
+    route = Route("micro", "my-chat", streams=("/my-chat.v1.Chat/ListRooms", "/my-chat.v1.Chat/Call"))
+    assert bool(re.fullmatch(matchers.stream_pattern(route), path)) is streams
+
+
+def test_origins_are_named_one_by_one_and_the_default_is_none():
+    def cors(*origins):
+        snapshot = Compiler("1", origins).compile(table(service("a", 1)), 1)
+        made = RouteConfiguration.from_binary(snapshot.resources[ROUTES]["api"].resource.value)
+        return readable(made).get("typedPerFilterConfig")
+
+    assert cors() is None
+    policy = cors("https://a.example", "https://b.example")["envoy.filters.http.cors"]
+    assert policy["allowOriginStringMatch"] == [{"exact": "https://a.example"}, {"exact": "https://b.example"}]
+
+
+def test_any_origin_together_with_credentials_cannot_be_configured():
+    from micro.domain import errors
+
+    with pytest.raises(errors.Error, match="origin"):
+        Compiler("1", ["*"])
