@@ -1,0 +1,310 @@
+"""One instance of a service: a process that is started, watched until it is routed, started again when it ends, and
+taken out of the traffic before it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+from micro.domain import backoff, errors, workload
+from micro.domain.errors import Error, Kind
+from micro.domain.workload import Restarts, State, Workload
+from micro.ports.launcher import ProcessInfo, ProcessSpec
+from micro.services._processes import KIND, SERVICE, Exits, Host
+from micro.services._tasks import OwnedTasks
+
+_log = logging.getLogger(__name__)
+
+_PORT_TRIES = 3
+_PORT_TAKEN = ("address already in use", "cannot bind")
+_LEAVE_TRIES = 3
+_RECENT = 60.0
+"""Seconds for which the reason of a restart is still told after the instance is ready again."""
+
+
+class Failure(Exception):  # noqa: N818 - not an error of the platform until somebody asked for the start
+    """Why an instance did not start or did not stay: one line, and the last lines of output."""
+
+    def __init__(self, reason: str, tail: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.tail = tail
+
+
+class Instance:
+    """Lives from `spawn` or `adopt` until `retire` has returned.
+
+    Attributes:
+        wanted: the workload as it was when the instance was made.
+        id: of the process, also its node id in the registry; a new one for each process.
+    """
+
+    def __init__(
+        self, host: Host, exits: Exits, tasks: OwnedTasks, wanted: Workload, changed: Callable[[], None]
+    ) -> None:
+        self.wanted = wanted
+        self.id = ""
+        self.address = ""
+        self.pid = 0
+        self.state = State.PENDING
+        self.restarts = Restarts()
+        self._host = host
+        self._exits = exits
+        self._tasks = tasks
+        self._changed = changed
+        self._failure: Failure | None = None
+        self._ready_at: float | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._exit: asyncio.Future[ProcessInfo] | None = None
+        self._serving = False
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it is not ready, or was started again within the last minute."""
+        if self._ready_at is not None and time.monotonic() - self._ready_at > _RECENT:
+            return None
+        return self._failure
+
+    def keep(self) -> None:
+        """Start it, and start it again whenever it ends, for ever."""
+        self._keeper = self._tasks.spawn(self._keep(), f"keep {self.wanted}")
+
+    async def prove(self) -> None:
+        """Start it and wait until it is routed; from then on keep it.
+
+        Raises:
+            Failure: it was not; then nothing of it runs.
+        """
+        try:
+            await self._begin()
+        except BaseException:
+            self._move(State.ERROR)
+            await self._end_process()
+            raise
+        self._keeper = self._tasks.spawn(self._keep(begun=True), f"keep {self.wanted}")
+
+    def adopt(self, info: ProcessInfo) -> None:
+        """Take over a process that another runtime started, and keep it."""
+        self.id, self.pid, self.address = info.id, info.pid, info.labels.get("address", "")
+        self._exit = self._exits.expect(info.id)
+        self._exits.started(info.id)
+        self._serving = True
+        self._move(State.STARTING)
+        self._keeper = self._tasks.spawn(self._keep(adopted=True), f"keep {self.wanted}")
+
+    async def retire(self) -> None:
+        """End it without loss: out of the registry, out of the routes, drained, stopped."""
+        await self._stop_keeping()
+        self._move(State.STOPPING)
+        if self._serving and self._exit is not None and not self._exit.done():
+            await self._leave()
+        await self._end_process()
+        self._move(State.STOPPED)
+
+    async def _keep(self, *, begun: bool = False, adopted: bool = False) -> None:
+        while True:
+            try:
+                if adopted:  # waited for while it lives: that it is not registered may be the registry's fault
+                    await self._until_routed()
+                elif not begun:
+                    await self._begin()
+                begun = adopted = False
+                raise await self._ended()
+            except Failure as failure:
+                begun = adopted = False
+                await self._failed(failure)
+            await asyncio.sleep(self.restarts.delay)
+
+    async def _failed(self, failure: Failure) -> None:
+        ready_for = None if self._ready_at is None else time.monotonic() - self._ready_at
+        self._failure, self._ready_at, self._serving = failure, None, False
+        self.restarts = self.restarts.failed(ready_for)
+        _log.warning("%s (%s): %s; started again in %.1f s", self.wanted, self.id, failure.reason, self.restarts.delay)
+        self._move(State.ERROR)
+        self._tasks.spawn(self._forget(self.id), f"forget {self.id}")
+        await self._end_process()
+
+    async def _begin(self) -> None:
+        for attempt in range(1, _PORT_TRIES + 1):
+            try:
+                await self._start_process()
+                async with asyncio.timeout(self._host.settings.ready_timeout):
+                    await self._until_routed()
+                return
+            except TimeoutError:
+                info = await self._tail_of_the_unready()
+                raise Failure(f"it is not ready after {self._host.settings.ready_timeout:g} s", info) from None
+            except Failure as failure:
+                taken = any(sign in line.lower() for line in failure.tail for sign in _PORT_TAKEN)
+                if not taken or attempt == _PORT_TRIES:
+                    raise
+
+    async def _start_process(self) -> None:
+        """Start the process. Raises Failure when it cannot be built or executed."""
+        await self._end_process()
+        wanted, host = self.wanted, self._host
+        self.id = f"{wanted.name}-{secrets.token_hex(4)}"
+        self.address = host.free_address()
+        self._move(State.STARTING)
+        self._exit = self._exits.expect(self.id)
+        try:
+            build = await host.builder.build(host.sources.folder(wanted.key, wanted.generation))
+            command = await asyncio.to_thread(
+                host.command, build.python, build.folder, self.address, host.admin_socket(self.id)
+            )
+            spec = ProcessSpec(
+                id=self.id,
+                argv=command.argv,
+                env={**host.inherited(), **wanted.env, **command.env, **self._environment()},
+                cwd=build.folder,
+                log=host.logs.path(wanted.key),
+                labels=self._labels(),
+            )
+            info = await host.launcher.start(spec)
+        except Error as error:
+            reason, *tail = error.message.splitlines() or [error.kind.code]
+            raise Failure(reason, tuple(tail)) from error
+        self.pid = info.pid
+        self._exits.started(self.id)
+        self._changed()
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "MICRO_SERVICE_NAME": self.wanted.name,
+            "MICRO_SERVICE_VERSION": self.wanted.version,
+            "MICRO_SERVICE_ID": self.id,
+            "MICRO_SERVICE_ADDRESS": self.address,
+            "MICRO_NAMESPACE": self.wanted.namespace,
+            "MICRO_NETWORK": self._host.settings.network,
+            "MICRO_LOG_FORMAT": "json",
+        }
+
+    def _labels(self) -> dict[str, str]:
+        return {
+            KIND: SERVICE,
+            "namespace": self.wanted.namespace,
+            "name": self.wanted.name,
+            "version": self.wanted.version,
+            "generation": str(self.wanted.generation),
+            "revision": str(self.wanted.revision),
+            "address": self.address,
+        }
+
+    async def _until_routed(self) -> None:
+        """Return when requests reach it. Raises Failure when its process ends before that."""
+        assert self._exit is not None
+        routed = self._tasks.spawn(self._routed(), f"routed {self.id}")
+        try:
+            await asyncio.wait({routed, self._exit}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            routed.cancel()
+        if self._exit.done():
+            raise await self._ended()
+        self._ready_at = time.monotonic()
+        self._serving = True
+        self._move(State.RUNNING)
+
+    async def _routed(self) -> None:
+        wanted = self.wanted
+        for delay in backoff.exponential(first=0.1, cap=2.0):
+            try:
+                revision = await self._host.traffic.registered(wanted.namespace, wanted.name, self.id)
+                await self._host.traffic.sync(revision)
+                return
+            except Error as error:
+                _log.warning("%s: cannot tell yet whether it is routed: %s", self.id, error)
+            await asyncio.sleep(delay)
+
+    async def _ended(self) -> Failure:
+        """Wait for the end of the process; return why."""
+        assert self._exit is not None
+        info = await asyncio.shield(self._exit)
+        folder = str(self._host.sources.folder(self.wanted.key, self.wanted.generation))
+        return Failure(workload.exit_reason(info.exit_status or 0, info.tail, folder), info.tail)
+
+    async def _tail_of_the_unready(self) -> tuple[str, ...]:
+        """Stop a process that never became ready, and return its last lines."""
+        assert self._exit is not None
+        exit_ = asyncio.shield(self._exit)
+        await self._host.launcher.stop(self.id, 1.0)
+        try:
+            async with asyncio.timeout(5.0):
+                return (await exit_).tail
+        except TimeoutError:
+            return ()
+
+    async def _leave(self) -> None:
+        """Move traffic away and let what is in flight finish."""
+        admin = self._host.admin(self._host.admin_socket(self.id))
+        settings = self._host.settings
+        try:
+            async with asyncio.timeout(settings.leave_timeout + settings.drain_timeout):
+                gone = await self._deregister(self.id)
+                await self._synced(gone)
+                await admin.drain()
+                for _ in range(_LEAVE_TRIES):
+                    await asyncio.sleep(settings.settle)
+                    await admin.wait_idle(settings.drain_timeout)
+                    # A heartbeat on its way may have brought it back: it is gone once leaving changes nothing.
+                    again = await self._deregister(self.id)
+                    if again == gone:
+                        return
+                    await self._synced(gone := again)
+        except TimeoutError:
+            _log.warning("%s: not out of the routes after %g s; it is ended now", self.id, settings.leave_timeout)
+        except Error as error:
+            _log.warning("%s: cannot be drained: %s", self.id, error)
+
+    async def _deregister(self, node_id: str) -> int:
+        wanted = self.wanted
+        for delay in backoff.exponential(first=0.1, cap=2.0):
+            try:
+                return await self._host.traffic.deregister(wanted.namespace, wanted.name, node_id)
+            except Error as error:
+                if error.kind is not Kind.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(delay)
+        raise AssertionError("the backoff never ends")
+
+    async def _synced(self, revision: int) -> None:
+        for delay in backoff.exponential(first=0.1, cap=2.0):
+            try:
+                await self._host.traffic.sync(revision)
+                return
+            except Error as error:
+                if error.kind is not Kind.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(delay)
+
+    async def _forget(self, dead: str) -> None:
+        """Take a process that is dead out of the registry, so that nobody waits for it; its lease would end it late."""
+        try:
+            async with asyncio.timeout(self._host.settings.leave_timeout):
+                await self._deregister(dead)
+        except (Error, TimeoutError) as error:
+            _log.warning("%s: cannot be deregistered: %s", dead, error)
+
+    async def _end_process(self) -> None:
+        if self._exit is None:
+            return
+        await self._host.launcher.stop(self.id, self._host.settings.stop_grace)
+        self._exits.forget(self.id)
+        self._exit, self.pid = None, 0
+
+    async def _stop_keeping(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+            self._keeper = None
+
+    def _move(self, state: State) -> None:
+        self.state = workload.step(self.state, state)
+        self._changed()
+
+
+def unwrap(subject: object, failure: Failure) -> Error:
+    """The failure as an answer to whoever asked for the start."""
+    return errors.failed_precondition(workload.told(f"{subject} did not start", failure.reason, failure.tail))

@@ -1,0 +1,339 @@
+"""The workloads of this host: kept on disk, kept running, changed one operation at a time each."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Coroutine, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from micro.domain import errors, workload
+from micro.domain.errors import Error
+from micro.domain.workload import Key, State, Workload
+from micro.ports.launcher import ProcessInfo
+from micro.services._instance import Failure, Instance, unwrap
+from micro.services._processes import KIND, SERVICE, Exits, Host
+from micro.services._tasks import OwnedTasks
+
+_log = logging.getLogger(__name__)
+
+_INTERRUPTED = "it was still being started when the server stopped: run it again"
+
+
+@dataclass(eq=False)
+class Entry:
+    """A workload and all that is known of it now.
+
+    Attributes:
+        phase: the state of the operation it is in, where that is its state; None when its instances tell.
+        error: why the last operation failed; empty after one that did not.
+        lock: held by the operation that changes it.
+        changes: running and waiting operations that a Delete cuts short.
+    """
+
+    workload: Workload
+    instances: list[Instance] = field(default_factory=list)
+    phase: State | None = None
+    error: str = ""
+    updated: str = ""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    changes: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @property
+    def status(self) -> State:
+        return workload.overall(self.phase, [instance.state for instance in self.instances])
+
+    @property
+    def told(self) -> str:
+        """Why it is not well: what the last operation said, else why an instance ended."""
+        if self.error:
+            return self.error
+        failures = (instance.failure for instance in self.instances)
+        failure = next((found for found in failures if found is not None), None)
+        return workload.told(str(self.workload), failure.reason, failure.tail) if failure else ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it never ran, so that Create may take its place."""
+        return self.workload.generation == 0 and self.phase is None
+
+    def touch(self) -> None:
+        self.updated = now()
+
+
+def now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Workloads:
+    """Created, read, updated and deleted. Everything asked for goes on when the caller goes away."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._exits = Exits(host)
+        self._tasks = OwnedTasks()
+        self._entries: dict[Key, Entry] = {}
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Take over what runs, start what is missing, end what nobody wants."""
+        await self._tasks.start(stack)
+        self._tasks.spawn(self._exits.watch(), "process exits")
+        kept = await self._host.store.list()
+        running = [info for info in await self._host.launcher.list() if info.labels.get(KIND) == SERVICE]
+        for wanted in kept:
+            entry = Entry(wanted, error=wanted.error, updated=wanted.updated or now())
+            self._entries[wanted.key] = entry
+            if wanted.generation:
+                self._resume(entry, [info for info in running if _belongs(info, wanted)])
+        for info in running:
+            if not self._exits.expects(info.id):
+                self._tasks.spawn(self._host.launcher.stop(info.id), f"end {info.id}")
+        await self._host.sources.sweep({wanted.key: wanted.generation for wanted in kept if wanted.generation})
+        self._tasks.spawn(self._exits.reconcile(), "reconcile")
+
+    def select(self, namespace: str, name: str = "", version: str = "") -> Iterable[Entry]:
+        """Those of a namespace, sorted by name and version."""
+        found = [self._entries[key] for key in sorted(self._entries) if key[0] == namespace]
+        return [
+            entry
+            for entry in found
+            if (not name or entry.workload.name == name) and (not version or entry.workload.version == version)
+        ]
+
+    def known(self, key: Key) -> bool:
+        return key in self._entries
+
+    async def create(self, wanted: Workload, upload_id: str, *, wait: bool) -> Entry:
+        """Unpack, build, start. Raises ALREADY_EXISTS while there is one that ever ran or is being made; with `wait`
+        FAILED_PRECONDITION when it does not become ready, and what `Sources.unpack` raises."""
+        entry = self._entries.get(wanted.key)
+        if entry is not None and not entry.failed:
+            raise errors.already_exists(f"{wanted} is there already: update it or kill it first")
+        fresh = entry is None
+        if entry is None:
+            entry = self._entries[wanted.key] = Entry(wanted)
+        entry.workload = replace(wanted, revision=entry.workload.revision, error=_INTERRUPTED)
+        entry.phase, entry.error = State.PENDING, ""
+        entry.touch()
+        await self._perform(entry, self._create(entry, upload_id, fresh=fresh), wait=wait)
+        return entry
+
+    async def update(self, key: Key, change: Change, upload_id: str, *, wait: bool) -> Entry:
+        """Start the new beside the old and let it take over. Raises NOT_FOUND; with `wait` FAILED_PRECONDITION when
+        the new does not become ready, and what `Sources.unpack` raises: then the old goes on."""
+        entry = self._find(key)
+        if entry.failed and upload_id:
+            entry.phase = State.PENDING  # from now on Create may not take its place
+        await self._perform(entry, self._update(entry, change, upload_id), wait=wait)
+        return entry
+
+    async def delete(self, key: Key) -> None:
+        """End it, whatever it is in the middle of. Raises NOT_FOUND."""
+        entry = self._find(key)
+        for operation in entry.changes:
+            operation.cancel()
+        await self._perform(entry, self._delete(entry), wait=True, change=False)
+
+    def _find(self, key: Key) -> Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            raise errors.not_found(f"{_shown(key)} is not there: `micro status` lists what is")
+        return entry
+
+    async def _perform(self, entry: Entry, work: Coroutine[Any, Any, None], *, wait: bool, change: bool = True) -> None:
+        """Run one operation after those that came before it. It goes on when the caller gives up."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        operation = self._tasks.spawn(self._operate(entry, work, done), f"operate {entry.workload}")
+        if change:
+            entry.changes.add(operation)
+            operation.add_done_callback(entry.changes.discard)
+        if wait:
+            await asyncio.shield(done)
+
+    async def _operate(self, entry: Entry, work: Coroutine[Any, Any, None], done: asyncio.Future[None]) -> None:
+        outcome: BaseException | None = None
+        try:
+            async with entry.lock:
+                if self._entries.get(entry.workload.key) is not entry:
+                    raise errors.not_found(f"{entry.workload} has been killed meanwhile")
+                await work
+        except asyncio.CancelledError:
+            outcome = errors.aborted(f"{entry.workload} was killed, or the runtime stopped, while it was being changed")
+            raise
+        except Error as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001 - told to the caller as internal, its traceback to the log
+            _log.exception("%s: the operation ended unexpectedly", entry.workload)
+            outcome = errors.internal(f"{entry.workload}: unexpected {type(error).__name__}; see `micro logs runtime`")
+        finally:
+            work.close()
+            entry.touch()
+            if not done.done():
+                if outcome is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(outcome)
+                    done.exception()  # nobody may be waiting for it
+
+    async def _create(self, entry: Entry, upload_id: str, *, fresh: bool) -> None:
+        wanted = replace(entry.workload, generation=1, revision=entry.workload.revision + 1, error="")
+        try:
+            await self._host.store.put(entry.workload)
+            await self._host.sources.unpack(upload_id, wanted.key, wanted.generation)
+        except Error as error:
+            await self._undo(entry, error, forget=fresh)
+            raise
+        except BaseException:
+            await self._undo(entry, errors.aborted(_INTERRUPTED), forget=False)
+            raise
+        try:
+            self._host.logs.remove(wanted.key)
+            await self._roll_out(entry, wanted, shown=True)
+        except Error as error:
+            await self._undo(entry, error, forget=False)
+            raise
+        except BaseException:
+            await self._undo(entry, errors.aborted(_INTERRUPTED), forget=False)
+            raise
+
+    async def _undo(self, entry: Entry, error: Error, *, forget: bool) -> None:
+        """After a Create that failed: no code stays, only word of why."""
+        entry.phase, entry.error = None, error.message
+        await self._host.sources.remove(entry.workload.key)
+        if forget:
+            self._entries.pop(entry.workload.key, None)
+            await self._host.store.delete(entry.workload.key)
+            return
+        entry.workload = replace(entry.workload, generation=0, error=error.message, updated=now())
+        await self._host.store.put(entry.workload)
+
+    async def _update(self, entry: Entry, change: Change, upload_id: str) -> None:
+        old = entry.workload
+        wanted = change.apply(old, new_code=bool(upload_id))
+        try:
+            if not wanted.generation:
+                raise errors.failed_precondition(f"{old} has no code that runs: update it with its source")
+            if upload_id:
+                await self._host.sources.unpack(upload_id, wanted.key, wanted.generation)
+            await self._roll_out(entry, wanted, shown=not old.generation)
+        except BaseException as error:
+            entry.phase = None
+            if wanted.generation != old.generation:
+                await self._host.sources.remove(wanted.key, wanted.generation)
+            if isinstance(error, Error):
+                entry.error = error.message
+            raise
+        if old.generation and old.generation != wanted.generation:
+            await self._host.sources.remove(old.key, old.generation)
+
+    async def _roll_out(self, entry: Entry, wanted: Workload, *, shown: bool) -> None:
+        """Build, start, wait until all are routed, make it the wanted state, end what ran before.
+
+        With `shown` the steps are the workload's state; else the old instances are.
+        """
+
+        def phase(state: State) -> None:
+            entry.phase = state if shown else None
+            entry.touch()
+
+        phase(State.BUILDING)
+        await self._host.builder.build(self._host.sources.folder(wanted.key, wanted.generation))
+        phase(State.STARTING)
+        fresh = [self._instance(entry, wanted) for _ in range(wanted.instances)]
+        try:
+            await self._prove(fresh)
+            await self._host.store.put(replace(wanted, updated=now()))
+        except BaseException:
+            await self._retire(fresh)
+            raise
+        old, entry.instances, entry.workload = entry.instances, fresh, wanted
+        entry.phase, entry.error = None, ""
+        entry.touch()
+        await self._retire(old)
+
+    async def _prove(self, fresh: list[Instance]) -> None:
+        """Start all at the same time. Raises FAILED_PRECONDITION as soon as one fails."""
+        proofs = [self._tasks.spawn(_outcome(instance), f"prove {instance.wanted}") for instance in fresh]
+        try:
+            for proof in asyncio.as_completed(proofs):
+                failure = await proof
+                if failure is not None:
+                    raise unwrap(fresh[0].wanted, failure)
+        finally:
+            for task in proofs:
+                task.cancel()
+            await asyncio.wait(proofs)
+
+    async def _retire(self, old: list[Instance]) -> None:
+        """End instances; once begun it is brought to its end, whatever becomes of the operation."""
+        ends = [self._tasks.spawn(instance.retire(), f"retire {instance.id}") for instance in old]
+        if ends:
+            await asyncio.shield(asyncio.gather(*ends))
+
+    async def _delete(self, entry: Entry) -> None:
+        entry.phase = State.STOPPING
+        entry.touch()
+        await self._host.store.delete(entry.workload.key)
+        await self._retire(entry.instances)
+        await self._host.sources.remove(entry.workload.key)
+        self._entries.pop(entry.workload.key, None)
+
+    def _resume(self, entry: Entry, running: list[ProcessInfo]) -> None:
+        """After a restart of the runtime: keep the processes that are there, start those that are not."""
+        for index in range(entry.workload.instances):
+            instance = self._instance(entry, entry.workload)
+            entry.instances.append(instance)
+            if index < len(running):
+                instance.adopt(running[index])
+            else:
+                instance.keep()
+
+    def _instance(self, entry: Entry, wanted: Workload) -> Instance:
+        return Instance(self._host, self._exits, self._tasks, wanted, entry.touch)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an update asks for; what is empty stays as it is."""
+
+    source: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    instances: int = 0
+
+    def apply(self, old: Workload, *, new_code: bool) -> Workload:
+        return replace(
+            old,
+            source=self.source or old.source,
+            env=self.env or old.env,
+            metadata=self.metadata or old.metadata,
+            instances=self.instances or old.instances,
+            generation=old.generation + new_code,
+            revision=old.revision + 1,
+            error="",
+        )
+
+
+async def _outcome(instance: Instance) -> Failure | None:
+    try:
+        await instance.prove()
+    except Failure as failure:
+        return failure
+    return None
+
+
+def _belongs(info: ProcessInfo, wanted: Workload) -> bool:
+    labels = info.labels
+    return (
+        (labels.get("namespace"), labels.get("name"), labels.get("version")) == wanted.key
+        and labels.get("generation") == str(wanted.generation)
+        and labels.get("revision") == str(wanted.revision)
+    )
+
+
+def _shown(key: Key) -> str:
+    namespace, name, version = key
+    return str(Workload(namespace, name, version))

@@ -1,0 +1,103 @@
+"""The NATS server as a child: let in only with the password, which is in a file of its owner's alone."""
+
+import asyncio
+import socket
+import stat
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from micro.backends.nats import process
+from micro.backends.nats._connection import Connection, NatsAddress
+from micro.domain import errors
+from micro.testing.nats import nats_child
+
+
+def test_the_secret_is_in_files_of_mode_0600_and_nowhere_else(tmp_path: Path) -> None:
+    server = process.prepare(tmp_path / "nats", "127.0.0.1:4222")
+    assert stat.S_IMODE((tmp_path / "nats").stat().st_mode) == 0o700
+    for file in (server.config, server.credentials):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert server.address.password in file.read_text()
+    shown = " ".join([*server.argv, server.address.url, repr(server)])
+    assert len(server.address.password) >= 32
+    assert server.address.password not in shown
+
+
+def test_the_password_stays_while_the_port_may_change(tmp_path: Path) -> None:
+    first = process.prepare(tmp_path, "127.0.0.1:4222")
+    second = process.prepare(tmp_path, "127.0.0.1:4223")
+    assert first.address.password == second.address.password
+    assert process.load_credentials(second.credentials) == second.address
+    assert second.address.url == "nats://127.0.0.1:4223"
+    assert process.prepare(tmp_path / "other", "127.0.0.1:1").address.password != first.address.password
+
+
+def test_damaged_credentials_are_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "credentials.json").write_text("{")
+    with pytest.raises(errors.Error, match="delete it") as caught:
+        process.prepare(tmp_path, "127.0.0.1:4222")
+    assert caught.value.kind is errors.Kind.FAILED_PRECONDITION
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.Error, match="make it writable") as caught:
+        process.prepare(tmp_path / "file" / "nats", "127.0.0.1:4222")
+    assert caught.value.kind is errors.Kind.FAILED_PRECONDITION
+
+
+def test_the_program_is_the_one_of_this_environment() -> None:
+    assert process.find_program().name == "nats-server"
+
+
+async def test_only_who_has_the_password_is_let_in(tmp_path: Path) -> None:
+    """In a folder whose name needs quoting, too."""
+    with nats_child(tmp_path / 'my "näts" $HOME') as child:
+        await process.ready(child.address)
+        for intruder in (
+            NatsAddress(child.address.url),
+            replace(child.address, password="guess"),
+            replace(child.address, user="", password=child.address.password),
+        ):
+            with pytest.raises(errors.Error) as caught:
+                await process.ready(intruder, seconds=0.3)
+            assert caught.value.kind is errors.Kind.UNAVAILABLE
+
+
+async def test_the_server_opens_one_port_on_the_loopback_only(tmp_path: Path) -> None:
+    with nats_child(tmp_path) as child:
+        await process.ready(child.address)
+        config = child.server.config.read_text()
+        assert "http" not in config
+        async with AsyncExitStack() as stack:
+            connection = Connection(child.address)
+            await connection.start(stack)
+            assert connection.client.max_payload == process.MAX_PAYLOAD
+        host, port = child.address.url.removeprefix("nats://").split(":")
+        assert host == "127.0.0.1"
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.2", int(port))) != 0
+
+
+async def test_a_server_that_is_not_there_is_told_so_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(errors.Error, match="not ready") as caught:
+        await process.ready(NatsAddress(f"nats://127.0.0.1:{port}"), seconds=0.2)
+    assert caught.value.kind is errors.Kind.UNAVAILABLE
+
+
+async def test_something_that_is_no_nats_is_told_so_in_time() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with listener:
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(errors.Error) as caught:
+            await process.ready(NatsAddress(f"nats://127.0.0.1:{port}"), seconds=0.3)
+    assert caught.value.kind is errors.Kind.UNAVAILABLE
