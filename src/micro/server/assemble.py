@@ -1,0 +1,131 @@
+"""Settings in, processes out: what `micro server` runs, and how each of its parts is put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from micro.backends.envoy import bootstrap
+from micro.backends.envoy.admin import Admin
+from micro.backends.nats import process as nats
+from micro.backends.process.launcher import LocalLauncher
+from micro.backends.process.launcher_server import LauncherServer
+from micro.ports.launcher import Launcher, ProcessSpec
+from micro.rpc import asgi_server
+from micro.server.settings import Layout, Settings
+from micro.server.supervisor import Unit
+
+Announce = Callable[[Settings, Layout], None]
+
+DRAIN_SECONDS = 3.0
+"""How long a gateway may take to finish what is in flight when the server stops."""
+
+_KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def environment() -> dict[str, str]:
+    """What every process inherits: enough to run, nothing that could be a secret."""
+    return {name: os.environ[name] for name in _KEPT if name in os.environ}
+
+
+async def launcher(layout: Layout, stack: AsyncExitStack) -> Launcher:
+    """The owner of all processes, with what a killed server left behind ended, offered to the runtime."""
+    made = LocalLauncher(layout.processes)
+    await made.end_leftovers()
+    stack.push_async_callback(made.stop_all, 1.0)
+    await LauncherServer(made, layout.launcher).start(stack)
+    return made
+
+
+def units(settings: Settings, layout: Layout) -> list[Unit]:
+    """The platform's processes, the needed first."""
+    found = []
+    if settings.registry_state == "nats" and not settings.nats_url:
+        found.append(_nats(settings, layout))
+    stateful = tuple(unit.name for unit in found)
+    # These three start side by side, because importing takes most of their time; each waits for the others by itself.
+    found.append(_core(settings, layout, "registry", settings.registry_address, stateful))
+    found.append(_core(settings, layout, "network", settings.network_address, stateful))
+    found.append(_core(settings, layout, "runtime", settings.runtime_address, stateful))
+    found.append(_gateway(settings, layout, "mesh", settings.mesh_address))
+    found.append(_gateway(settings, layout, "api", settings.api_address))
+    found.append(_gateway(settings, layout, "proxy", settings.proxy_address))
+    return found
+
+
+def _spec(layout: Layout, name: str, argv: tuple[str, ...], env: dict[str, str]) -> ProcessSpec:
+    return ProcessSpec(
+        id=name,
+        argv=argv,
+        env={**environment(), **env},
+        cwd=layout.root,
+        log=layout.core_log(name),
+        labels={"unit": name},
+    )
+
+
+def _nats(settings: Settings, layout: Layout) -> Unit:
+    server = nats.prepare(layout.nats, settings.nats_address)
+    return Unit(
+        name="nats",
+        detail=settings.nats_address,
+        needs=(),
+        spec=lambda: _spec(layout, "nats", server.argv, {}),
+        ready=lambda: nats.ready(server.address, settings.ready_timeout),
+    )
+
+
+def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tuple[str, ...]) -> Unit:
+    admin = layout.admin(name)
+
+    def spec() -> ProcessSpec:
+        command = asgi_server.command("micro.server.process:app", address=address, admin=admin, websockets=False)
+        env = {
+            "MICRO_HOME": str(settings.home),
+            "MICRO_SETTINGS": str(layout.settings),
+            "MICRO_SERVICE_NAME": name,
+            "MICRO_SERVICE_ID": f"{name}-0",
+            "MICRO_SERVICE_ADDRESS": address,
+            "MICRO_REGISTRY": settings.registry_address,
+            "MICRO_NETWORK": settings.mesh_address,
+            "MICRO_LOG_FORMAT": "json",
+        }
+        return _spec(layout, name, command.argv, {**command.env, **env})
+
+    return Unit(name, address, needs, spec, ready=lambda: Admin(admin).wait_ready(settings.ready_timeout))
+
+
+def _gateway(settings: Settings, layout: Layout, name: str, address: str) -> Unit:
+    admin = layout.admin(name)
+    gateway = bootstrap.Gateway(
+        id=name,  # type: ignore[arg-type]
+        address=address,
+        control=settings.network_address,
+        admin=admin,
+        access_log=settings.access_log and name != "mesh",
+    )
+    workers = 1 if name == "mesh" else settings.gateway_workers
+
+    def spec() -> ProcessSpec:
+        return _spec(layout, name, bootstrap.command(gateway, layout.run, workers), {})
+
+    async def drain() -> None:
+        await Admin(admin).drain()
+        await Admin(admin).wait_idle(DRAIN_SECONDS)
+
+    outward = name != "mesh"
+    return Unit(
+        name,
+        address,
+        ("network",),
+        spec,
+        ready=lambda: Admin(admin).wait_ready(settings.ready_timeout),
+        drain=drain if outward else None,
+    )
+
+
+def service_command(python: Path, folder: Path, address: str, admin: Path) -> asgi_server.Command:
+    """What the runtime executes for a service: `app` of its main.py."""
+    return asgi_server.command("main:app", address=address, admin=admin, folder=folder, python=python)

@@ -1,0 +1,128 @@
+"""A server as an object: tests start the same one that the command line does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from micro._version import __version__
+from micro.domain import errors
+from micro.rpc import asgi_server
+from micro.server import assemble
+from micro.server.settings import Layout, Settings
+from micro.server.supervisor import Screen, Supervisor
+
+
+class Program:
+    """One server on one home."""
+
+    def __init__(self, settings: Settings, screen: Screen) -> None:
+        self.settings = settings.with_ports()
+        self.layout = Layout(settings.home)
+        self._screen = screen
+
+    async def run(self, announce: assemble.Announce) -> None:
+        """Run until SIGINT, SIGTERM or SIGHUP; everything that was started has ended when it returns.
+
+        Raises:
+            Error: FAILED_PRECONDITION when the home or a port is taken, or this Python cannot be embedded;
+                StartError when a process does not become ready.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, stop.set)
+        # Told now, in one line, instead of by every process in many.
+        asgi_server.libpython()
+        with self._owned_home():
+            for name in ("api_address", "proxy_address"):
+                _check_free(name, getattr(self.settings, name))
+            async with AsyncExitStack() as stack:
+                launcher = await assemble.launcher(self.layout, stack)
+                units = assemble.units(self.settings, self.layout)
+                self._write(self.layout.settings, self.settings.dump())
+                supervisor = Supervisor(launcher, units, self._screen)
+
+                def ready() -> None:
+                    self._write(self.layout.state, json.dumps(self.state()))
+                    stack.callback(self.layout.state.unlink, missing_ok=True)
+                    announce(self.settings, self.layout)
+
+                await supervisor.run(stop, ready)
+
+    def state(self) -> dict[str, object]:
+        """What the command line needs to know of a running server."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "api_address": self.settings.api_address,
+            "proxy_address": self.settings.proxy_address,
+        }
+
+    @contextlib.contextmanager
+    def _owned_home(self) -> Iterator[None]:
+        """Make the folders and hold the home's lock; the kernel gives the lock back whatever happens to us."""
+        for folder in (self.layout.root, self.layout.logs / "core", self.layout.processes, self.layout.run):
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise errors.failed_precondition(
+                    f"cannot make {folder}: {error.strerror}; free space there, or set MICRO_HOME to another folder"
+                ) from error
+        _check_private(self.layout.run)
+        with self.layout.lock.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise errors.failed_precondition(self._taken()) from None
+            lock.seek(0)
+            lock.truncate()
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def _taken(self) -> str:
+        pid = self.layout.lock.read_text().strip() or "?"
+        return (
+            f"a server is already running on {self.layout.home} (pid {pid}): use it, stop it with Ctrl-C or "
+            f"kill {pid}, or set MICRO_HOME for another one"
+        )
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        """Write a private file whole or not at all."""
+        fresh = path.with_name(path.name + ".new")
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        fresh.replace(path)
+
+
+def _check_private(folder: Path) -> None:
+    """The temporary folder is everybody's; what lies there under our name must be ours alone."""
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
+        raise errors.failed_precondition(f"{folder} is not a private folder of yours: remove it and try again")
+
+
+def _check_free(name: str, address: str) -> None:
+    """A taken port is told here, in one line, instead of by Envoy in many."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    flag = "--" + name.replace("_", "-")
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            cause = "is in use by another program" if error.errno == 98 else f"cannot be bound: {error.strerror}"
+            raise errors.failed_precondition(
+                f"{address} {cause}: free it or choose another with {flag} HOST:PORT"
+            ) from None

@@ -1,0 +1,211 @@
+"""What a server is told, read once: arguments over environment over the profile's defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from micro.domain import errors
+from micro.server import profiles
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A server's settings; travels to the core services as a file that only its owner can read."""
+
+    home: Path
+    """Folder of all state."""
+
+    profile: str
+    """Name of the set of defaults this was read over."""
+
+    api_address: str
+    """HOST:PORT of the HTTP gateway."""
+
+    proxy_address: str
+    """HOST:PORT of the gRPC proxy, which is also where the command line goes."""
+
+    registry_state: str
+    """Backend of the registry's state: "nats" or "memory"."""
+
+    nats_url: str
+    """NATS to use; empty for one of our own, run as a child."""
+
+    cors_origins: tuple[str, ...]
+    """Origins that browsers may call the gateway from; none by default."""
+
+    access_log: bool
+    """Whether the gateways log each request. Off by default: it costs a fifth of the throughput."""
+
+    gateway_workers: int
+    """Worker threads of api and of proxy; default one a core, at most four."""
+
+    ready_timeout: float
+    """Seconds that a core service or a user's service may take to become ready."""
+
+    nats_address: str = ""
+    """HOST:PORT of our own NATS; chosen at start."""
+
+    registry_address: str = ""
+    """HOST:PORT of the registry; chosen at start."""
+
+    network_address: str = ""
+    """HOST:PORT of the control plane; chosen at start."""
+
+    runtime_address: str = ""
+    """HOST:PORT of the runtime; chosen at start."""
+
+    mesh_address: str = ""
+    """HOST:PORT that services call each other through; chosen at start."""
+
+    def with_ports(self) -> Settings:
+        """These settings with a free port for each address that is chosen at start."""
+        inner = ("nats_address", "registry_address", "network_address", "runtime_address", "mesh_address")
+        return dataclasses.replace(self, **dict(zip(inner, free_addresses(len(inner)), strict=True)))
+
+    def dump(self) -> str:
+        """As JSON, for `load`."""
+        return json.dumps({**dataclasses.asdict(self), "home": str(self.home)})
+
+    @classmethod
+    def load(cls, text: str) -> Settings:
+        """The settings that `dump` wrote."""
+        values = json.loads(text)
+        values["home"] = Path(values["home"])
+        values["cors_origins"] = tuple(values["cors_origins"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things lie below a home."""
+
+    home: Path
+
+    @property
+    def root(self) -> Path:
+        return self.home / "server"
+
+    @property
+    def state(self) -> Path:
+        """What the command line reads to find this server."""
+        return self.root / "state.json"
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "settings.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def processes(self) -> Path:
+        """Records of running processes, so that the next server can end what a killed one left."""
+        return self.root / "processes"
+
+    @property
+    def nats(self) -> Path:
+        return self.root / "nats"
+
+    @property
+    def runtime(self) -> Path:
+        return self.root / "runtime"
+
+    @property
+    def run(self) -> Path:
+        """Unix sockets: below the temporary folder, since a socket's path has at most 107 bytes."""
+        digest = hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"micro-{os.getuid()}-{digest}"
+
+    @property
+    def launcher(self) -> Path:
+        return self.run / "launcher.sock"
+
+    def admin(self, process_id: str) -> Path:
+        """Admin socket of a process."""
+        name = process_id if len(process_id) <= 40 else hashlib.sha256(process_id.encode()).hexdigest()[:24]
+        return self.run / f"{name}.sock"
+
+    def core_log(self, name: str) -> Path:
+        return self.logs / "core" / f"{name}.log"
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """The folder of all state: $MICRO_HOME, else ~/.micro."""
+    return Path(environ.get("MICRO_HOME") or Path.home() / ".micro").expanduser().absolute()
+
+
+def read(environ: Mapping[str, str], **arguments: Any) -> Settings:
+    """Settings from arguments (those that are not None) over `MICRO_*` variables over the profile.
+
+    Raises:
+        Error: INVALID_ARGUMENT that names the setting and what it may be.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    profile = given.pop("profile", None) or environ.get("MICRO_PROFILE") or "local"
+    if profile not in profiles.PROFILES:
+        known = ", ".join(sorted(profiles.PROFILES))
+        raise errors.invalid_argument(f"there is no profile {profile!r}: use one of {known}")
+    values: dict[str, Any] = dict(profiles.PROFILES[profile])
+    for name in values:
+        text = environ.get(f"MICRO_{name.upper()}")
+        if text is not None:
+            values[name] = _parse(name, text, values[name])
+    values.update(given)
+    for name in ("api_address", "proxy_address"):
+        values[name] = address(name, values[name])
+    return Settings(home=home(environ), profile=profile, **values)
+
+
+def _parse(name: str, text: str, default: object) -> object:
+    try:
+        if isinstance(default, bool):
+            return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+        if isinstance(default, tuple):
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        return type(default)(text) if isinstance(default, int | float) else text
+    except (KeyError, ValueError):
+        kind = "true or false" if isinstance(default, bool) else "a number"
+        raise errors.invalid_argument(f"MICRO_{name.upper()}={text!r} is not {kind}") from None
+
+
+def address(name: str, text: str) -> str:
+    """A listen address as HOST:PORT; ":8080" means 127.0.0.1:8080.
+
+    Raises:
+        Error: INVALID_ARGUMENT that names the setting.
+    """
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        flag = name.replace("_", "-")
+        raise errors.invalid_argument(f"--{flag} {text!r} is not HOST:PORT, for example 127.0.0.1:8080")
+    if int(port) == 0:
+        return free_addresses(1, host or "127.0.0.1")[0]
+    return f"{host or '127.0.0.1'}:{port}"
+
+
+def free_addresses(count: int, host: str = "127.0.0.1") -> list[str]:
+    """Addresses that nothing listens on now, all different."""
+    sockets = []
+    try:
+        for _ in range(count):
+            taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            sockets.append(taken)
+            taken.bind((host.strip("[]"), 0))
+        return [f"{host}:{taken.getsockname()[1]}" for taken in sockets]
+    finally:
+        for taken in sockets:
+            taken.close()

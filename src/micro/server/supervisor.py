@@ -1,0 +1,229 @@
+"""`micro server`: starts the platform's processes in order, says so when each is ready, keeps them running, and ends
+them in order. What it started never outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from micro.domain import backoff, errors
+from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
+
+STEADY = 30.0
+"""Seconds after which a process that ended is started again without the wait its earlier ends have earned it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One process of the platform.
+
+    Attributes:
+        name: as the user sees it.
+        detail: what to say about it when it is ready: its address.
+        needs: names of the units that must be ready before it is started.
+        spec: makes what to run; asked again for every start.
+        ready: returns when it can take calls; raises Error UNAVAILABLE after its own patience.
+        drain: finishes what is in flight; None where there is nothing to finish.
+    """
+
+    name: str
+    detail: str
+    needs: tuple[str, ...]
+    spec: Callable[[], ProcessSpec]
+    ready: Callable[[], Awaitable[None]]
+    drain: Callable[[], Awaitable[None]] | None = None
+
+
+class Screen(Protocol):
+    """Who is told what happens."""
+
+    def ready(self, unit: Unit, seconds: float) -> None:
+        """The unit takes calls, so many seconds after the start of the server."""
+        ...
+
+    def ended(self, unit: Unit, reason: str) -> None:
+        """The unit ended by itself and is started again."""
+        ...
+
+    def back(self, unit: Unit, seconds: float) -> None:
+        """The unit takes calls again, so many seconds after it ended."""
+        ...
+
+
+class StartError(errors.Error):
+    """A unit did not become ready; carries its last lines of output."""
+
+    def __init__(self, unit: str, reason: str, tail: Iterable[str], log: str) -> None:
+        lines = [f"{unit} did not start: {reason}", *(f"  {line}" for line in tail), f"  log: {log}"]
+        super().__init__(errors.Kind.UNAVAILABLE, "\n".join(lines))
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known of a unit that runs."""
+
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Future[ProcessInfo] | None = None
+
+
+class Supervisor:
+    """Runs units until it is told to stop."""
+
+    def __init__(self, launcher: Launcher, units: Iterable[Unit], screen: Screen) -> None:
+        self._launcher = launcher
+        self._units = {unit.name: unit for unit in units}
+        self._screen = screen
+        self._states = {name: _State() for name in self._units}
+
+    async def run(self, stop: asyncio.Event, announce: Callable[[], None]) -> None:
+        """Start everything, call `announce`, and return when `stop` is set and all that was started has ended.
+
+        Raises:
+            StartError: a unit did not become ready; everything has been ended.
+        """
+        failure: errors.Error | None = None
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._end)
+            async with asyncio.TaskGroup() as tasks:
+                owned = [tasks.create_task(self._watch(), name="exits")]
+                try:
+                    if await self._start(stop):
+                        announce()
+                        owned += [tasks.create_task(self._keep(unit), name=unit.name) for unit in self._units.values()]
+                        await stop.wait()
+                except errors.Error as error:
+                    failure = error
+                finally:
+                    for task in owned:
+                        task.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _start(self, stop: asyncio.Event) -> bool:
+        """Start all units, each as soon as what it needs is ready. False when told to stop before that."""
+        begin = time.monotonic()
+
+        async def bring_up(unit: Unit) -> None:
+            for need in unit.needs:
+                await self._states[need].up.wait()
+            await self._launch(unit)
+            self._screen.ready(unit, time.monotonic() - begin)
+
+        async def all_up() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                for unit in self._units.values():
+                    tasks.create_task(bring_up(unit), name=unit.name)
+
+        starting = asyncio.ensure_future(all_up())
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+            return not stop.is_set()
+        except BaseExceptionGroup as group:
+            # The first failure explains the others.
+            raise group.exceptions[0] from None
+        finally:
+            for task in (starting, stopping):
+                task.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+
+    async def _launch(self, unit: Unit) -> None:
+        """Start one unit and wait until it is ready."""
+        state = self._states[unit.name]
+        spec = unit.spec()
+        state.ended = asyncio.get_running_loop().create_future()
+        await self._launcher.start(spec)
+        ready = asyncio.ensure_future(unit.ready())
+        try:
+            await asyncio.wait((ready, state.ended), return_when=asyncio.FIRST_COMPLETED)
+            if state.ended.done():
+                ended = state.ended.result()
+                raise StartError(unit.name, reason(ended), ended.tail[-12:], str(spec.log))
+            try:
+                ready.result()
+            except errors.Error as error:
+                raise StartError(unit.name, error.message, (), str(spec.log)) from error
+        finally:
+            ready.cancel()
+            with contextlib.suppress(asyncio.CancelledError, errors.Error):
+                await ready
+        state.up.set()
+
+    async def _watch(self) -> None:
+        async for process in self._launcher.watch():
+            state = self._states.get(process.labels.get("unit", ""))
+            if process.exit_status is not None and state and state.ended and not state.ended.done():
+                state.up.clear()
+                state.ended.set_result(process)
+
+    async def _keep(self, unit: Unit) -> None:
+        """Start the unit again whenever it ends."""
+        state = self._states[unit.name]
+        delays = backoff.exponential(first=0.05, cap=10.0)
+        while True:
+            assert state.ended is not None
+            began = time.monotonic()
+            ended = await asyncio.shield(state.ended)
+            if time.monotonic() - began > STEADY:
+                delays = backoff.exponential(first=0.05, cap=10.0)
+            self._screen.ended(unit, reason(ended))
+            gone = time.monotonic()
+            while True:
+                await asyncio.sleep(next(delays))
+                try:
+                    await self._launch(unit)
+                    break
+                except errors.Error as error:
+                    self._screen.ended(unit, error.message.splitlines()[0])
+                    await self._launcher.stop(unit.spec().id, 1.0)
+            self._screen.back(unit, time.monotonic() - gone)
+
+    async def _end(self) -> None:
+        """Drain what takes requests, then end everything: users' services first, then units, the needed last."""
+        await _all(unit.drain() for unit in self._units.values() if unit.drain and self._states[unit.name].up.is_set())
+        running = {process.id: process for process in await self._launcher.list()}
+        units: Mapping[str, str] = {p.labels["unit"]: p.id for p in running.values() if "unit" in p.labels}
+        # The runtime goes first: it would start again what ends.
+        if "runtime" in units:
+            await self._launcher.stop(units["runtime"], 2.0)
+        await _all(self._launcher.stop(p.id, 2.0) for p in running.values() if "unit" not in p.labels)
+        for layer in _layers(self._units.values()):
+            await _all(self._launcher.stop(units[name], 1.0) for name in layer if name in units)
+
+
+def _layers(units: Iterable[Unit]) -> list[list[str]]:
+    """Names in the order to end them: nothing goes before what needs it."""
+    left = {unit.name: set(unit.needs) for unit in units}
+    layers: list[list[str]] = []
+    while left:
+        needed = {need for needs in left.values() for need in needs}
+        layer = [name for name in left if name not in needed]
+        if not layer:
+            raise errors.internal(f"units need each other in a circle: {sorted(left)}")
+        layers.append(layer)
+        for name in layer:
+            del left[name]
+    return layers
+
+
+async def _all(waits: Iterable[Awaitable[object]]) -> None:
+    """Wait for all; a failure of one is no reason to leave the others."""
+    await asyncio.gather(*waits, return_exceptions=True)
+
+
+def reason(process: ProcessInfo) -> str:
+    """How a process ended, in words."""
+    status = process.exit_status or 0
+    if status > 128:
+        import signal
+
+        with contextlib.suppress(ValueError):
+            return f"ended by {signal.Signals(status - 128).name}"
+    return f"exit status {status}"

@@ -1,0 +1,200 @@
+"""What a running gateway notices, and what its callers do not, while instances and control planes come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+
+from gateway_world import Counted, registration, world
+
+
+class Load:
+    """Requests one after the other on a few connections, counted by what came back."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self.port, self.path = port, path
+        self.answers: dict[str, int] = {}
+        self.failures: list[str] = []
+        self._stop = False
+
+    async def __aenter__(self):
+        self._tasks = [asyncio.create_task(asyncio.to_thread(self._run)) for _ in range(3)]
+        await self.more(20)
+        return self
+
+    async def __aexit__(self, *_):
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+
+    async def more(self, count: int) -> None:
+        """Wait until so many more requests have been answered."""
+        goal = self.total + count
+        async with asyncio.timeout(20):
+            while self.total < goal:
+                await asyncio.sleep(0.005)
+
+    @property
+    def total(self) -> int:
+        return sum(self.answers.values()) + len(self.failures)
+
+    def _run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        while not self._stop:
+            try:
+                connection.request("GET", self.path)
+                response = connection.getresponse()
+                body = response.read().decode()
+                if response.status == 200:
+                    who = body.split('"instance": "')[1].split('"')[0]
+                    self.answers[who] = self.answers.get(who, 0) + 1
+                else:
+                    self.failures.append(f"{response.status} {body}")
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(repr(error))
+                connection.close()
+        connection.close()
+
+
+async def test_instances_come_and_go_under_load_and_no_request_fails(tmp_path):
+    async with world(tmp_path, "api") as made:
+        one, two, three = await asyncio.gather(*(made.instance(name) for name in ("one", "two", "three")))
+        known = {name: registration("hello", address) for name, address in (("1", one), ("2", two), ("3", three))}
+        await made.routed([known["1"]])
+        async with Load(made.ports["api"], "/hello/call?sleep=0.002") as load:
+            assert set(load.answers) == {"one"}
+            await made.routed([known["1"], known["2"], known["3"]])
+            await load.more(60)
+            assert set(load.answers) == {"one", "two", "three"}
+            for _ in range(3):
+                await made.routed([known["2"]])
+                await load.more(20)
+                await made.routed([known["1"], known["3"]])
+                await load.more(20)
+            await made.routed([known["3"]])
+            before = dict(load.answers)
+            await load.more(20)
+            assert load.answers["three"] > before["three"]
+            assert load.answers["one"] - before["one"] <= 3, "at most what was in flight"
+        assert load.failures == []
+
+
+async def test_a_retiring_instance_drains_while_its_callers_move(tmp_path):
+    """Out of the routes first, drained next, ended last: the order in which an update replaces an instance."""
+    async with world(tmp_path, "api") as made:
+        one, two = await asyncio.gather(made.instance("one"), made.instance("two"))
+        await made.routed([registration("hello", one)])
+        async with Load(made.ports["api"], "/hello/call?sleep=0.05") as load:
+            await made.routed([registration("hello", two)])
+            await made.admins["one"].drain()
+            assert await made.admins["one"].wait_idle(10)
+            made.processes["one"].kill()
+            await load.more(30)
+        assert load.failures == []
+        assert load.answers["two"] >= 30
+
+
+async def test_a_dead_instance_that_is_still_listed_costs_nobody_an_answer(tmp_path):
+    async with world(tmp_path, "api") as made:
+        one = await made.instance("one")
+        await made.routed([registration("hello", one), registration("hello", "127.0.0.1:1")])
+        async with Load(made.ports["api"], "/hello/call") as load:
+            await load.more(200)
+        assert load.failures == []
+
+
+async def test_the_control_plane_dies_and_returns_and_traffic_never_notices(tmp_path):
+    async with world(tmp_path, "api") as made:
+        one = await made.instance("one")
+        others = [registration(f"other{number}", one) for number in range(5)]
+        await made.routed([registration("hello", one), *others])
+        async with Load(made.ports["api"], "/hello/call") as load:
+            await made.server.stop(None)
+            await load.more(50)
+            # A new process: it knows nothing, and must not say so.
+            made.plane = Counted("9.9.9")
+            await made.control()
+            await until(lambda: made.plane.proxies())
+            await load.more(50)
+            assert made.plane.pushed == [], "before the registry was read there is nothing to tell"
+            await made.routed([registration("hello", one), *others])
+            await load.more(50)
+            resources = [name for _, _, names, removed in made.plane.pushed for name in (*names, *removed)]
+            assert resources == [], "what the proxy has already is not sent again"
+            await made.routed([registration("hello", one), registration("more", one), *others])
+            assert (await made.get("api", "/more/call"))[0] == 200
+        assert load.failures == []
+
+
+async def test_a_gateway_that_starts_late_waits_for_its_routes_instead_of_denying_them(tmp_path):
+    async with world(tmp_path) as made:
+        one = await made.instance("one")
+        await made.routed([registration("hello", one)])
+        await made.gateway("api")
+        assert (await made.get("api", "/hello/call"))[0] == 200
+
+
+async def test_among_a_thousand_services_one_more_touches_only_its_own_resources(tmp_path):
+    async with world(tmp_path, "api") as made:
+        one = await made.instance("one")
+        content = [registration(f"s{number}", one) for number in range(1000)]
+        await made.routed(content)
+        made.plane.pushed.clear()
+
+        await made.routed([*content, registration("new", one)])
+        assert made.plane.pushed == [
+            ("api", "Cluster", ("micro|new",), ()),
+            ("api", "ClusterLoadAssignment", ("micro|new",), ()),
+            ("api", "RouteConfiguration", ("api",), ()),
+        ]
+        assert (await made.get("api", "/new/call"))[0] == 200
+
+        made.plane.pushed.clear()
+        await made.routed([*content, registration("new", one), registration("s7", "127.0.0.1:1")])
+        assert made.plane.pushed == [("api", "ClusterLoadAssignment", ("micro|s7",), ())]
+
+        made.plane.pushed.clear()
+        await made.routed(content[1:])
+        await until(lambda: len(made.plane.pushed) >= 3)
+        kinds = [(kind, names, removed) for _, kind, names, removed in made.plane.pushed]
+        assert ("RouteConfiguration", ("api",), ()) in kinds
+        assert kinds[-1][0] == "Cluster", "routes first, then what they led to"
+        assert set(kinds[-1][2]) == {"micro|new", "micro|s0"}
+        assert (await made.get("api", "/s0/call"))[0] == 404
+        assert (await made.get("api", "/s1/call"))[0] == 200
+
+
+async def test_a_burst_of_changes_is_sent_in_few_pieces(tmp_path):
+    async with world(tmp_path, "api") as made:
+        one = await made.instance("one")
+        content = []
+        for number in range(300):
+            content.append(registration(f"s{number}", one))
+            made.publish(content)
+            await asyncio.sleep(0)
+        await made.plane.sync(made.revision, 20)
+        routes = [push for push in made.plane.pushed if push[1] == "RouteConfiguration"]
+        assert len(routes) < 150
+        assert (await made.get("api", "/s299/call"))[0] == 200
+
+
+async def test_what_a_proxy_refuses_is_told_and_mended_by_the_next_table(tmp_path):
+    async with world(tmp_path, "api") as made:
+        one = await made.instance("one")
+        before = made.revision
+        # A path no contract can have, and no pattern either: more of it than Envoy wants to compile.
+        await made.routed([registration("hello", one)])
+        good = made.revision
+        made.plane.break_next()
+        made.publish([registration("hello", one), registration("bad", one)])
+        await until(lambda: made.plane.proxies()[0].error)
+        assert before < made.plane.proxies()[0].revision == good, "it has not accepted what it refused"
+        assert (await made.get("api", "/hello/call"))[0] == 200
+        await made.routed([registration("hello", one), registration("better", one)])
+        assert made.plane.proxies()[0].error == ""
+        assert (await made.get("api", "/better/call"))[0] == 200
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,102 @@
+"""Whatever dies comes back, and requests keep flowing meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import urllib.request
+from pathlib import Path
+
+import pytest
+import worlds
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory):
+    with worlds.world(tmp_path_factory.mktemp("kills")) as made:
+        made.start()
+        made.cli("run", str(made.service()))
+        yield made
+
+
+def greet(world: worlds.World, name: str = "Ann") -> str:
+    request = urllib.request.Request(
+        f"http://{world.api}/helloworld/call", f'{{"name":"{name}"}}'.encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return response.read().decode()
+
+
+@pytest.mark.parametrize("unit", ["registry", "network", "nats", "runtime", "mesh", "proxy"])
+async def test_requests_flow_through_the_gateway_while_a_core_process_is_killed(world: worlds.World, unit: str) -> None:
+    pid = world.processes()[unit]
+    async with worlds.load(world.api) as load:
+        await load.reached(200)
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(worlds.eventually, lambda: world.processes().get(unit, pid) != pid)
+        await asyncio.to_thread(world.cli, "health", "--wait", "20")
+        await load.reached(load.sent + 200)
+    assert load.failures == []
+    assert not worlds.alive(pid)
+
+
+async def test_a_killed_gateway_fails_requests_only_until_it_is_back(world: worlds.World) -> None:
+    pid = world.processes()["api"]
+    async with worlds.load(world.api) as load:
+        await load.reached(200)
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(world.cli, "health", "--wait", "20")
+        failed = len(load.failures)
+        await load.reached(load.sent + 500)
+    assert len(load.failures) == failed
+
+
+async def test_a_killed_service_is_back_within_three_seconds(world: worlds.World) -> None:
+    pid = int(greet(world, "pid").split('"')[3])
+    os.kill(pid, signal.SIGKILL)
+
+    def back() -> bool:
+        try:
+            return str(pid) not in greet(world, "pid")
+        except OSError:
+            return False
+
+    assert await asyncio.to_thread(worlds.eventually, back, 3.0)
+    assert "Hello Ann" in greet(world)
+
+
+async def test_a_service_outlives_a_killed_runtime_and_is_still_looked_after(world: worlds.World) -> None:
+    before = greet(world, "pid")
+    os.kill(world.processes()["runtime"], signal.SIGKILL)
+    world.cli("health", "--wait", "20")
+    assert greet(world, "pid") == before
+    os.kill(int(before.split('"')[3]), signal.SIGKILL)
+
+    def back() -> bool:
+        try:
+            return greet(world, "pid") != before
+        except OSError:
+            return False
+
+    assert await asyncio.to_thread(worlds.eventually, back, 5.0)
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    with worlds.world(tmp_path) as world:
+        world.start()
+        world.cli("run", str(world.service()))
+        pids = world.processes()
+        assert {"nats", "registry", "network", "runtime", "mesh", "api", "proxy"} <= pids.keys()
+        assert len(pids) == 8
+        world.stop(signal.SIGKILL)
+        assert worlds.eventually(lambda: not any(worlds.alive(pid) for pid in pids.values()))
+        world.start()
+        assert worlds.eventually(lambda: "Hello Ann" in _try(lambda: greet(world)), 15)
+
+
+def _try(ask) -> str:  # noqa: ANN001
+    try:
+        return ask()
+    except OSError:
+        return ""

@@ -1,0 +1,109 @@
+"""New code replaces old without a request lost; bad code replaces nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import urllib.request
+
+import pytest
+import worlds
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory):
+    with worlds.world(tmp_path_factory.mktemp("updates"), MICRO_READY_TIMEOUT="4") as made:
+        made.start()
+        made.cli("run", str(made.service()))
+        yield made
+
+
+def greet(world: worlds.World) -> str:
+    with urllib.request.urlopen(f"http://{world.api}/helloworld/call?name=Ann", timeout=10) as response:
+        return json.loads(response.read())["msg"]
+
+
+def status(world: worlds.World, name: str = "helloworld") -> dict:
+    found = json.loads(world.cli("status", "-o", "json").stdout)
+    return next((service for service in found if service["name"] == name), {})
+
+
+async def test_thirty_thousand_requests_during_five_updates_all_succeed(world: worlds.World) -> None:
+    async with worlds.load(world.api, connections=8) as load:
+        await load.reached(1000)
+        for number in range(5):
+            folder = world.service(source=worlds.HELLO.replace('"Hello"', f'"Hello{number}"'))
+            await asyncio.to_thread(world.cli, "update", str(folder))
+            await load.reached(load.sent + 500)
+        await load.reached(30_000, within=180)
+    assert load.failures == []
+    assert load.sent >= 30_000
+    assert {f'{{"msg":"Hello{number} Ann"}}' for number in range(5)} <= load.answers.keys()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import nothing_of_that_name\n", "No module named 'nothing_of_that_name'"),
+        ("def broken(:\n", "SyntaxError"),
+        (worlds.HELLO + "\nraise RuntimeError('no thanks')\n", "no thanks"),
+        (worlds.HELLO + "\n@app.on_start\nasync def never():\n    await asyncio.Event().wait()\n", "ready"),
+        (worlds.HELLO + "\n@app.on_start\nasync def crash():\n    os._exit(7)\n", "exit status 7"),
+    ],
+    ids=["import", "syntax", "raises", "never ready", "crashes"],
+)
+def test_code_that_does_not_start_leaves_the_old_serving_and_says_why(
+    world: worlds.World, source: str, expected: str
+) -> None:
+    world.cli("update", str(world.service()))
+    before = greet(world)
+    done = world.cli("update", str(world.service(source=source)), check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr.splitlines()[0]
+    assert greet(world) == before
+    described = status(world)
+    assert described["status"] == "running"
+    assert expected in described["error"]
+
+
+def test_a_first_run_that_does_not_start_says_why_and_can_be_mended(world: worlds.World) -> None:
+    proto = worlds.PROTO.replace("helloworld", "mended").replace("Helloworld", "Mended")
+    good = worlds.HELLO.replace("helloworld", "mended").replace("Helloworld", "Mended")
+    folder = world.service("mended", "import nothing_of_that_name\n", proto)
+    done = world.cli("run", str(folder), check=False)
+    assert done.returncode == 1
+    assert "nothing_of_that_name" in done.stderr
+    assert status(world, "mended")["status"] == "error"
+    world.service("mended", good, proto)
+    assert "running" in world.cli("run", str(folder)).stdout
+    assert status(world, "mended")["error"] == ""
+    world.cli("kill", "mended")
+    assert status(world, "mended") == {}
+
+
+def test_two_updates_at_once_both_succeed(world: worlds.World) -> None:
+    folder = world.service()
+
+    async def both() -> None:
+        await asyncio.gather(*(asyncio.to_thread(world.cli, "update", str(folder)) for _ in range(2)))
+
+    asyncio.run(both())
+    assert greet(world).endswith("Ann")
+    assert status(world)["instances"] == 1
+
+
+def test_a_killed_service_leaves_nothing_behind(world: worlds.World) -> None:
+    proto = worlds.PROTO.replace("helloworld", "brief").replace("Helloworld", "Brief")
+    source = worlds.HELLO.replace("helloworld", "brief").replace("Helloworld", "Brief")
+    world.cli("run", str(world.service("brief", source, proto)))
+    with urllib.request.urlopen(f"http://{world.api}/brief/call?name=pid", timeout=5) as response:
+        pid = int(json.loads(response.read())["msg"])
+    world.cli("kill", "brief")
+    assert not worlds.alive(pid)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://{world.api}/brief/call?name=x", timeout=5)
+    assert refused.value.code == 404
+    assert "brief" not in world.cli("services").stdout
+    assert os.listdir(world.layout.runtime / "services") is not None

@@ -1,0 +1,230 @@
+"""A world to test in: a real server of its own, and a load that counts what fails. Cleans up even when a test fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from micro.server.settings import Layout, free_addresses
+
+BIN = Path(sys.executable).parent
+MICRO = str(BIN / "micro")
+
+HELLO = '''
+import asyncio, os
+from micro import Service, errors
+from proto.helloworld_connect import Helloworld
+from proto.helloworld_pb import Response
+
+GREETING = "Hello"
+
+class Handler(Helloworld):
+    async def call(self, request, ctx):
+        if request.name == "slow":
+            await asyncio.sleep(2)
+        if request.name == "pid":
+            return Response(msg=str(os.getpid()))
+        if not request.name:
+            raise errors.invalid_argument("name is empty")
+        return Response(msg=f"{GREETING} {request.name}")
+
+app = Service("helloworld", Handler())
+'''
+
+PROTO = """
+syntax = "proto3";
+package helloworld;
+service Helloworld { rpc Call(Request) returns (Response); }
+message Request { string name = 1; }
+message Response { string msg = 1; }
+"""
+
+
+@dataclass
+class World:
+    """A server on free ports with a home of its own."""
+
+    home: Path
+    api: str
+    proxy: str
+    extra: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.home)
+
+    @property
+    def env(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("MICRO_")}
+        addresses = {"MICRO_API_ADDRESS": self.api, "MICRO_PROXY_ADDRESS": self.proxy}
+        return {**kept, **addresses, "MICRO_HOME": str(self.home), "NO_COLOR": "1", **self.extra}
+
+    def start(self, *arguments: str) -> None:
+        """Start the server and wait until it says that it is ready."""
+        output = (self.home / "server.out").open("w+")
+        self.process = subprocess.Popen(
+            [MICRO, "server", *arguments], env=self.env, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
+        done = self.cli("health", "--wait", "40", check=False)
+        assert done.returncode == 0, done.stdout + done.stderr + self.output()
+
+    def output(self) -> str:
+        return (self.home / "server.out").read_text()
+
+    def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 15) -> int:
+        """End the server; what it left running is a failure of the test."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(timeout)
+
+    def cli(self, *words: str, check: bool = True, cwd: Path | None = None, timeout: float = 60, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `micro WORDS`."""
+        done = subprocess.run(
+            [MICRO, *words], env=self.env, cwd=cwd or self.home, input=stdin, text=True, capture_output=True, timeout=timeout
+        )
+        if check:
+            assert done.returncode == 0, f"micro {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def service(self, name: str = "helloworld", source: str = HELLO, proto: str = PROTO) -> Path:
+        """Write the source of a service, with its generated code."""
+        from micro.rpc import codegen
+
+        folder = self.home / "src" / name
+        (folder / "proto").mkdir(parents=True, exist_ok=True)
+        (folder / "main.py").write_text(source)
+        if proto:
+            (folder / "proto" / f"{name}.proto").write_text(proto)
+            codegen.generate(folder / "proto", folder / "proto")
+        return folder
+
+    def processes(self) -> dict[str, int]:
+        """Running processes by unit or process id, as the supervisor recorded them."""
+        found = {}
+        for record in self.layout.processes.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+                content = json.loads(record.read_text())
+                found[record.stem] = int(content["pid"])
+        return found
+
+
+@contextlib.contextmanager
+def world(home: Path, **extra: str) -> Iterator[World]:
+    """A world that is not started yet; whatever is started in it ends with it."""
+    home.mkdir(parents=True, exist_ok=True)
+    api, proxy = free_addresses(2)
+    made = World(home, api, proxy, extra)
+    try:
+        yield made
+    finally:
+        if made.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                made.stop()
+            if made.process.poll() is None:
+                made.process.kill()
+                made.process.wait(10)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that is only waiting to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def eventually(check, within: float = 10.0):  # noqa: ANN001, ANN201
+    """The first true value of `check()`, asked again and again; the last one when time is up."""
+    end = time.monotonic() + within
+    while True:
+        value = check()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.02)
+
+
+@dataclass
+class Load:
+    """Requests one after another over a few connections; what each came to is counted."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    stopping: bool = False
+
+    @property
+    def sent(self) -> int:
+        return sum(self.answers.values()) + len(self.failures)
+
+    async def reached(self, count: int, within: float = 120) -> None:
+        """Return when so many requests have been answered or have failed."""
+        async with asyncio.timeout(within):
+            while self.sent < count:
+                await asyncio.sleep(0.01)
+
+    async def connection(self, address: str, path: str, body: bytes) -> None:
+        host, _, port = address.rpartition(":")
+        head = f"POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        request = head.encode() + body
+        reader = writer = None
+        while not self.stopping:
+            try:
+                if writer is None:
+                    reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(request)
+                status, answer, closing = await self._answer(reader)
+                if status == 200:
+                    self.answers[answer] += 1
+                else:
+                    self.failures.append(f"{status} {answer}")
+                if closing:
+                    writer.close()
+                    writer = None
+            except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+                self.failures.append(f"{type(error).__name__} {error}")
+                if writer is not None:
+                    writer.close()
+                writer = None
+                await asyncio.sleep(0.01)
+        if writer is not None:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> tuple[int, str, bool]:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        status = int(head.split(" ", 2)[1])
+        if "content-length:" in head:
+            length = int(head.split("content-length:", 1)[1].split("\r\n", 1)[0])
+            body = await reader.readexactly(length)
+        else:
+            body = b""
+            while True:
+                size = int((await reader.readuntil(b"\r\n")).strip(), 16)
+                body += (await reader.readexactly(size + 2))[:-2]
+                if size == 0:
+                    break
+        return status, body.decode(), "connection: close" in head
+
+
+@contextlib.asynccontextmanager
+async def load(address: str, path: str = "/helloworld/call", name: str = "Ann", connections: int = 4) -> AsyncIterator[Load]:
+    """Requests flow while the block runs."""
+    made = Load()
+    body = json.dumps({"name": name}).encode()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(connections):
+            tasks.create_task(made.connection(address, path, body))
+        try:
+            yield made
+        finally:
+            made.stopping = True
