@@ -1,0 +1,24 @@
+"""Every command with a line that says what it does: all that help and completion need, without loading one of them."""
+
+from __future__ import annotations
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "server": ("Platform", "start the platform on this machine"),
+    "health": ("Platform", "show whether every core service is ready"),
+    "env": ("Platform", "list, choose, add and remove environments"),
+    "version": ("Platform", "print the version"),
+    "new": ("Develop", "make a new service"),
+    "gen": ("Develop", "generate code from a service's contracts"),
+    "run": ("Develop", "take a service live"),
+    "update": ("Develop", "replace a running service's code without losing a request"),
+    "kill": ("Develop", "stop services"),
+    "status": ("Inspect", "show the services that run, and why one does not"),
+    "logs": ("Inspect", "show a service's output"),
+    "services": ("Inspect", "list the services that can be called"),
+    "call": ("Call", "call an endpoint with JSON"),
+    "stream": ("Call", "call an endpoint and print each message as it arrives"),
+    "completion": ("Platform", "print the completion script for bash, zsh or fish"),
+}
+"""Command -> (section of the help, what it does). The module is `micro.cli.commands.<command>`."""
+
+SECTIONS = ("Develop", "Call", "Inspect", "Platform")

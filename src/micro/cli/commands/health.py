@@ -1,0 +1,101 @@
+"""`micro health`: whether every core service is ready."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NamedTuple
+
+from micro.cli import failures
+from micro.cli.platform import Platform
+from micro.cli.session import Session
+from micro.domain.errors import Error
+
+_CORE = ("registry", "network", "runtime")
+_DATA_PLANES = ("mesh", "api", "proxy")
+_READY, _NOT_READY, _DOWN = "ready", "not ready", "down"
+_PAUSE = 0.2
+
+
+class Check(NamedTuple):
+    """What is known of one core service."""
+
+    name: str
+    status: str
+    detail: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wait", metavar="SECONDS", type=_seconds, default=0.0, help="wait until all are ready")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="json is for programs")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"takes seconds, not {text!r}")
+    return seconds
+
+
+def run(args: argparse.Namespace, session: Session) -> int:
+    """Print a line per core service; 0 only when all are ready."""
+    deadline = session.monotonic() + args.wait
+    while True:
+        failure: failures.UnreachableError | None = None
+        checks: list[Check] = []
+        try:
+            checks = checked(session.platform)
+        except failures.UnreachableError as error:
+            failure = error
+        if checks and all(check.status == _READY for check in checks):
+            break
+        if session.monotonic() >= deadline:
+            if failure:
+                raise failure
+            break
+        session.sleep(_PAUSE)
+    if args.output == "json":
+        session.out.json([check._asdict() for check in checks])
+    else:
+        session.out.table(("NAME", "STATUS", "DETAIL"), checks, status=1)
+    return failures.OK if all(check.status == _READY for check in checks) else failures.FAILED
+
+
+def checked(platform: Platform) -> list[Check]:
+    """Ask every core service; raises UnreachableError when nobody listens at all."""
+    found = {name: _asked(platform, name) for name in _CORE}
+    registry = found["registry"]
+    nats = Check(
+        "nats", registry.status, "" if registry.status == _READY else "the registry, which needs it, is not ready"
+    )
+    return [nats, *found.values(), *_data_planes(platform, found["network"])]
+
+
+def _asked(platform: Platform, name: str) -> Check:
+    try:
+        status = platform.check(name)
+    except failures.UnreachableError as error:
+        if error.message.startswith("no server at"):
+            raise
+        return Check(name, _DOWN, error.message)
+    except Error as error:
+        return Check(name, _DOWN, error.message)
+    return Check(name, _READY) if status == "SERVING" else Check(name, _NOT_READY, status.lower().replace("_", " "))
+
+
+def _data_planes(platform: Platform, network: Check) -> list[Check]:
+    try:
+        proxies = {str(one.get("id", "")): one for one in platform.proxies()}
+    except Error:
+        return [Check(name, _NOT_READY, f"network, which feeds it, is {network.status}") for name in _DATA_PLANES]
+    return [_data_plane(name, proxies.get(name)) for name in _DATA_PLANES]
+
+
+def _data_plane(name: str, proxy: dict[str, object] | None) -> Check:
+    if proxy is None:
+        return Check(name, _DOWN, "not connected to network")
+    if proxy.get("error"):
+        return Check(name, _NOT_READY, f"refused its routes: {proxy['error']}")
+    return Check(name, _READY)

@@ -1,0 +1,79 @@
+"""`micro run SOURCE`: from a folder to a service that answers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from micro.cli import arguments, deploying, failures, pack, plan
+from micro.cli.session import Session
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", nargs="?", default=".", help="folder of the service [.]")
+    add_settings(parser)
+    parser.add_argument("--no-wait", "--no_wait", action="store_true", help="return without waiting until it answers")
+    parser.add_argument("--watch", "-w", action="store_true", help="take every saved change live, until Ctrl-C")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The flags that `run` and `update` share."""
+    parser.add_argument("--name", metavar="NAME", default="", help="name of the service [the folder's]")
+    parser.add_argument("--version", metavar="VERSION", default="", help="version of the service [latest]")
+    parser.add_argument(
+        "-e", "--env_vars", "--env-vars", metavar="K=V", action="append", default=[], help="set a variable; repeatable"
+    )
+    parser.add_argument("-i", "--instances", metavar="N", type=count, default=0, help="how many to run [1]")
+    parser.add_argument(
+        "--metadata", metavar="K=V", action="append", default=[], help="attach a pair to the service; repeatable"
+    )
+
+
+def count(text: str) -> int:
+    """How many instances; argparse shows the error."""
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= 1000:
+        raise argparse.ArgumentTypeError(f"takes 1 to 1000, not {text!r}")
+    return number
+
+
+def workload(args: argparse.Namespace, path: Path, session: Session, wait: bool) -> plan.Workload:
+    """What the flags and a folder ask for."""
+    name = args.name or plan.name_of_folder(path.name)
+    return plan.Workload(
+        reference=plan.reference(plan.own_name(name), args.version),
+        namespace=session.namespace,
+        source=str(path),
+        env=arguments.pairs(args.env_vars, "--env_vars"),
+        instances=args.instances,
+        metadata=arguments.pairs(args.metadata, "--metadata"),
+        wait=wait,
+    )
+
+
+def run(args: argparse.Namespace, session: Session) -> int:
+    path = deploying.folder(args.source)
+    wanted = workload(args, path, session, wait=not args.no_wait)
+    archive = pack.pack(path)
+    service, existed = deploying.create(wanted, archive, session)
+    if args.no_wait and not args.watch:
+        session.out.line(f"{wanted.reference} is starting; see: micro status {wanted.reference.name}")
+        return failures.OK
+    deploying.report(service, wanted.reference, "is updated and running" if existed else "is running", session)
+    if args.watch:
+        session.out.line()
+        session.out.line(f"watching {args.source}; Ctrl-C ends that, and {wanted.reference} goes on running")
+        try:
+            deploying.watch(wanted, path, archive, _saved(path), session)
+        except KeyboardInterrupt:
+            session.out.line(
+                f"\nno longer watching; {wanted.reference} goes on running. Stop it: micro kill {wanted.reference}"
+            )
+    return failures.OK
+
+
+def _saved(path: Path) -> Iterator[object]:
+    import watchfiles
+
+    return watchfiles.watch(path, debounce=300, step=30, raise_interrupt=True)

@@ -1,0 +1,31 @@
+"""`micro stream SERVICE ENDPOINT [JSON]`: every message as it arrives."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from micro.cli import calling
+from micro.cli.commands import call
+from micro.cli.session import Session
+from micro.domain.service import StreamKind
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    call.add_arguments(parser)
+    parser.epilog = (
+        "Where the endpoint takes a stream and no JSON is given, messages are read from standard input,\n"
+        "one JSON object a line. On a pipe each answer is one line of JSON."
+    )
+
+
+def run(args: argparse.Namespace, session: Session) -> int:
+    options = call.options_of(args, session)
+    body = calling.data(args.body, session) if args.body else {}
+    endpoint = calling.resolve(args.service, args.endpoint, options, session)
+    if options.address:
+        endpoint = endpoint.__class__(
+            endpoint.name, endpoint.path, endpoint.request, endpoint.response, StreamKind.SERVER
+        )
+    messages = None if args.body else calling.typed_messages(endpoint.kind, session)
+    return calling.perform(args.service, endpoint, json.dumps(body).encode("utf-8"), options, session, messages)

@@ -1,0 +1,152 @@
+"""HTTP/1.1 over a socket, as much of it as the command line needs.
+
+The standard library's client takes as long to import as everything else together (it brings e-mail and TLS), and it
+cannot receive while it sends, which bidirectional streams do.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping
+
+MAX_HEAD = 64 * 1024
+_CHUNK = 64 * 1024
+
+
+class BadAnswerError(Exception):
+    """What came is not HTTP, or ended too early."""
+
+
+class Connection:
+    """One connection that carries one exchange.
+
+    Args:
+        host: name or address.
+        port: TCP port.
+        secure: speak TLS.
+        timeout: seconds that any single wait for the peer may take; None means for ever.
+
+    Raises:
+        OSError: nobody listens there, the name is unknown, or a wait took too long (`TimeoutError`).
+    """
+
+    def __init__(self, host: str, port: int, *, secure: bool = False, timeout: float | None = None) -> None:
+        self.host = f"{host}:{port}"
+        connected = socket.create_connection((host, port), timeout=min(timeout or 10.0, 10.0))
+        connected.settimeout(timeout)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if secure:
+            import ssl
+
+            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+        self._socket = connected
+        self._reader = connected.makefile("rb", buffering=_CHUNK)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._socket.close()
+
+    def stop_sending(self) -> None:
+        """Tell the peer that nothing follows, and wake a thread that waits on this connection."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it is closed already, which is what was wanted
+
+    def send_head(self, path: str, headers: Mapping[str, str]) -> None:
+        lines = [
+            f"POST {path} HTTP/1.1",
+            f"host: {self.host}",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
+        self._socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("utf-8"))
+
+    def send_body(self, body: bytes) -> None:
+        self._socket.sendall(body)
+
+    def send_chunk(self, chunk: bytes) -> None:
+        """Send a piece of a body of unknown length; an empty one ends it."""
+        self._socket.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+
+    def receive_head(self) -> tuple[int, dict[str, str]]:
+        """Return the status and the headers, names in lower case; interim answers are passed over."""
+        while True:
+            line = self._line()
+            parts = line.split(" ", 2)
+            if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
+                raise BadAnswerError(
+                    f"not HTTP: {line[:60]!r}" if line else "the connection was closed without an answer"
+                )
+            headers: dict[str, str] = {}
+            while line := self._line():
+                name, _, value = line.partition(":")
+                headers[name.strip().lower()] = value.strip()
+            if int(parts[1]) >= 200:
+                return int(parts[1]), headers
+
+    def body(self, headers: Mapping[str, str]) -> Callable[[int], bytes]:
+        """Return a function that reads exactly so many bytes of the body, fewer only at its end."""
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            return _Pieces(self._chunks()).read
+        if "content-length" in headers:
+            return _Limited(self._reader.read, int(headers["content-length"])).read
+        return lambda size: self._reader.read(size)
+
+    def _line(self) -> str:
+        line = self._reader.readline(MAX_HEAD)
+        return line.decode("latin-1").rstrip("\r\n")
+
+    def _chunks(self) -> Iterator[bytes]:
+        while True:
+            size_text = self._line().partition(";")[0].strip()
+            try:
+                size = int(size_text, 16)
+            except ValueError:
+                raise BadAnswerError("the connection was closed in the middle of an answer") from None
+            if size == 0:
+                while self._line():
+                    pass
+                return
+            piece = self._reader.read(size)
+            if len(piece) < size:
+                raise BadAnswerError("the connection was closed in the middle of an answer")
+            yield piece
+            self._line()
+
+
+class _Pieces:
+    """Reads exact sizes out of pieces of other sizes."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        held = [self._rest]
+        have = len(self._rest)
+        while size < 0 or have < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            held.append(piece)
+            have += len(piece)
+        joined = b"".join(held)
+        cut = len(joined) if size < 0 else size
+        self._rest = joined[cut:]
+        return joined[:cut]
+
+
+class _Limited:
+    """Reads up to a known length in all."""
+
+    def __init__(self, read: Callable[[int], bytes], length: int) -> None:
+        self._read = read
+        self._left = length
+
+    def read(self, size: int) -> bytes:
+        want = self._left if size < 0 else min(size, self._left)
+        got = self._read(want)
+        self._left -= len(got)
+        if len(got) < want:
+            raise BadAnswerError("the connection was closed in the middle of an answer")
+        return got

@@ -1,0 +1,176 @@
+"""The registry's records as values, and the way from typed words to an endpoint. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from micro.cli import failures
+from micro.domain import names
+from micro.domain.service import Endpoint, StreamKind, Value
+
+
+def value(record: Mapping[str, Any]) -> Value:
+    """A `micro.registry.v1.Value` out of its JSON."""
+    return Value(
+        name=record.get("name", ""),
+        type=record.get("type", ""),
+        type_name=record.get("typeName", ""),
+        repeated=bool(record.get("repeated", False)),
+        optional=bool(record.get("optional", False)),
+        values=tuple(value(inner) for inner in record.get("values", ())),
+        enum_values=tuple(record.get("enumValues", ())),
+        key_type=record.get("keyType", ""),
+        description=record.get("description", ""),
+    )
+
+
+def endpoint(record: Mapping[str, Any]) -> Endpoint:
+    """A `micro.registry.v1.Endpoint` out of its JSON."""
+    stream = bool(record.get("stream", False))
+    return Endpoint(
+        name=record.get("name", ""),
+        path=record.get("path", ""),
+        request=value(record.get("request", {})),
+        response=value(record.get("response", {})),
+        kind=StreamKind(record.get("kind") or (StreamKind.SERVER if stream else StreamKind.UNARY)),
+        timeout=float(record.get("timeout", 0.0)),
+        description=record.get("description", ""),
+    )
+
+
+def newest(services: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The version that a command speaks of when none is named: "latest", else the last."""
+    return next((one for one in services if one.get("version") == names.DEFAULT_VERSION), services[-1])
+
+
+def endpoints(services: Sequence[Mapping[str, Any]]) -> list[Endpoint]:
+    """The endpoints of the newest version, sorted by name."""
+    found = [endpoint(record) for record in newest(services).get("endpoints", ())]
+    return sorted(found, key=lambda one: one.name)
+
+
+def words(service: str, name: str) -> str:
+    """How an endpoint is typed: "Helloworld.PingPong" of helloworld is "ping_pong", "Books.List" is "books list"."""
+    owner, _, method = name.rpartition(".")
+    own = names.folded(owner) == names.folded(names.camel(service))
+    return names.snake(method) if own or not owner else f"{names.snake(owner)} {names.snake(method)}"
+
+
+def find(service: str, known: Sequence[Endpoint], typed: Sequence[str]) -> Endpoint:
+    """The endpoint that words mean.
+
+    No word means `<Service>.Call`, one `<Service>.<Word>` (or the only endpoint of that name), two `<Word1>.<Word2>`.
+    Case, hyphens and underscores do not matter; "Books.List" may be typed as it is.
+
+    Raises:
+        UsageError: more than two words, or a name that several endpoints have.
+        NoEndpointError: none matches; names the closest.
+    """
+    if len(typed) > 2:
+        raise failures.UsageError(f"too many words: {' '.join(typed)!r}; see: micro {service} --help")
+    own = names.camel(service)
+    wanted = names.folded(
+        ".".join(typed) if len(typed) == 2 or "." in "".join(typed) else f"{own}.{(*typed, 'Call')[0]}"
+    )
+    for one in known:
+        if names.folded(one.name) == wanted:
+            return one
+    method = wanted.rpartition(".")[2]
+    same = [one for one in known if names.folded(one.name.rpartition(".")[2]) == method] if len(typed) < 2 else []
+    if len(same) == 1:
+        return same[0]
+    if same:
+        choices = ", ".join(words(service, one.name) for one in same)
+        raise failures.UsageError(f"service {service!r} has several endpoints of that name: type one of: {choices}")
+    shown = ".".join(typed) or f"{own}.Call"
+    near = failures.closest(" ".join(typed), [words(service, one.name) for one in known])
+    hint = f"did you mean: micro {service} {near}" if near else f"list them with: micro {service} --help"
+    raise failures.NoEndpointError(f"endpoint {shown!r} not found for service {service!r}: {hint}")
+
+
+def leaves(request: Value) -> Iterator[tuple[tuple[str, ...], Value]]:
+    """Every field that a flag of its own can set, as (path, field), in the contract's order.
+
+    A message's own fields stand for it; where a type contains itself the walk stops at the message.
+    """
+    yield from _leaves(request, (), (request.type_name or request.name,))
+
+
+def _leaves(parent: Value, path: tuple[str, ...], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Value]]:
+    for field in parent.values:
+        here = (*path, field.name)
+        if nested(field) and field.values and field.type_name not in above:
+            yield from _leaves(field, here, (*above, field.type_name))
+        else:
+            yield here, field
+
+
+def nested(field: Value) -> bool:
+    """Whether a field is one message whose fields have flags of their own."""
+    return field.type == "message" and not field.repeated and not field.type_name.startswith("google.protobuf.")
+
+
+def lookup(request: Value, flag: str) -> tuple[tuple[str, ...], Value] | None:
+    """The field that a flag means, at any depth, also inside types that contain themselves.
+
+    "user_address_city" means field city of address of user; a field whose own name is so comes first.
+    """
+    return _lookup(request, names_of(flag), (), (request,))
+
+
+def names_of(flag: str) -> str:
+    """What the spellings of a flag share."""
+    return flag.replace("-", "_").lower()
+
+
+def _lookup(
+    parent: Value, flag: str, path: tuple[str, ...], above: tuple[Value, ...]
+) -> tuple[tuple[str, ...], Value] | None:
+    for field in parent.values:
+        if field.name.lower() == flag or _json_name(field.name).lower() == flag:
+            return (*path, field.name), field
+    for field in sorted(parent.values, key=lambda one: -len(one.name)):
+        if nested(field) and flag.startswith(f"{field.name.lower()}_"):
+            whole = _whole(field, above)
+            found = _lookup(whole, flag[len(field.name) + 1 :], (*path, field.name), (*above, whole))
+            if found:
+                return found
+    return None
+
+
+def _whole(field: Value, above: tuple[Value, ...]) -> Value:
+    """The field with its type's fields, which a type that contains itself has further up."""
+    if field.values:
+        return field
+    return next((one for one in above if one.values and field.type_name in (one.type_name, one.name)), field)
+
+
+def _json_name(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part[:1].upper() + part[1:] for part in rest)
+
+
+def put(request: dict[str, Any], path: Sequence[str], new: Any) -> None:
+    """Set a field of a request that may hold others, under either spelling of its name; messages are merged.
+
+    Raises:
+        UsageError: something other than a message is in the way.
+    """
+    *parents, last = path
+    here = request
+    for name in parents:
+        inner = here.setdefault(_spelling(here, name), {})
+        if not isinstance(inner, dict):
+            raise failures.UsageError(
+                f"--data has {name!r} as something other than an object, so {'_'.join(path)!r} cannot be set"
+            )
+        here = inner
+    key = _spelling(here, last)
+    old = here.get(key)
+    here[key] = {**old, **new} if isinstance(old, dict) and isinstance(new, dict) else new
+
+
+def _spelling(record: Mapping[str, Any], name: str) -> str:
+    camel = _json_name(name)
+    return camel if camel in record else name
