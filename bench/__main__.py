@@ -1,0 +1,48 @@
+"""`python -m bench [MEASURE …]`: measure, print a table, keep it in bench/results/."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import machine, rows
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def line(row: rows.Row) -> str:
+    value = f"{row.value:,.0f}" if abs(row.value) >= 100 else f"{row.value:,.2f}"
+    sign = "≤" if row.at_most else "≥"
+    goal = "" if row.goal is None else f"{sign} {row.goal:g}"
+    verdict = {None: "", True: "ok", False: "MISSED"}[row.good]
+    return f"  {row.name:<58} {value:>9} {row.unit:<12} {goal:<8} {verdict}"
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - rows.ALL.keys()
+    if unknown:
+        print(f"bench: no measure {', '.join(sorted(unknown))}; there are {', '.join(rows.ALL)}", file=sys.stderr)
+        return 2
+    about = machine.describe()
+    print(f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, Python {about['python']}\n", flush=True)
+    found: list[rows.Row] = []
+    for name in names or rows.ALL:
+        measure = rows.ALL[name]
+        print((measure.__doc__ or name).splitlines()[0], flush=True)
+        for row in measure():
+            found.append(row)
+            print(line(row), flush=True)
+    if not names:
+        RESULTS.mkdir(exist_ok=True)
+        day = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+        content = {"machine": about, "rows": [asdict(row) | {"good": row.good} for row in found]}
+        (RESULTS / f"{day}.json").write_text(json.dumps(content, indent=2) + "\n")
+        print(f"\nkept in bench/results/{day}.json")
+    return 1 if any(row.good is False for row in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""What is measured: servers on their own and whole platforms, each ended again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import machine
+from micro.rpc import asgi_server
+from micro.server.settings import Layout, free_addresses
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ROOT / "bench/programs"
+CONTRACT = ROOT / "examples/helloworld"
+MICRO = str(Path(sys.executable).parent / "micro")
+
+
+def _listening(address: str, process: subprocess.Popen[bytes], within: float = 20) -> None:
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + within
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+            return
+        time.sleep(0.01)
+    raise SystemExit(f"bench: nothing came to listen on {address}")
+
+
+@contextlib.contextmanager
+def _running(argv: list[str], env: dict[str, str], address: str, core: str) -> Iterator[str]:
+    process = subprocess.Popen(["taskset", "-c", core, *argv], env={**os.environ, **env})
+    try:
+        _listening(address, process)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def asgi(app: str) -> Iterator[str]:
+    """An ASGI application of `programs/`, alone on the first processor; yields its address."""
+    (address,) = free_addresses(1)
+    with tempfile.TemporaryDirectory(prefix="mb") as scratch:
+        command = asgi_server.command(app, address=address, admin=Path(scratch, "admin.sock"), folder=PROGRAMS)
+        env = {**command.env, "PYTHONPATH": os.pathsep.join((str(CONTRACT), command.env["PYTHONPATH"]))}
+        with _running(list(command.argv), env, address, machine.cores()[0]) as up:
+            yield up
+
+
+@contextlib.contextmanager
+def python(program: str) -> Iterator[str]:
+    """A Python server of `programs/`, alone on the first processor; yields its address."""
+    (address,) = free_addresses(1)
+    argv = [sys.executable, str(PROGRAMS / program), address]
+    with _running(argv, {"PYTHONPATH": str(CONTRACT)}, address, machine.cores()[0]) as up:
+        yield up
+
+
+class Platform:
+    """A `micro server` with a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.api, self.proxy = free_addresses(2)
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("MICRO_")}
+        self.env = {**kept, "MICRO_HOME": str(home), "MICRO_API_ADDRESS": self.api, "MICRO_PROXY_ADDRESS": self.proxy}
+
+    def start(self) -> float:
+        """Start it; seconds until `micro health` finds all ready."""
+        begin = time.perf_counter()
+        self.process = subprocess.Popen([MICRO, "server"], env=self.env, stdout=subprocess.DEVNULL)
+        self.cli("health", "--wait", "60")
+        return time.perf_counter() - begin
+
+    def cli(self, *words: str) -> str:
+        """Run a command; its output."""
+        done = subprocess.run([MICRO, *words], env=self.env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"bench: micro {' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The addresses it chose."""
+        return dict(json.loads(Layout(self.home).settings.read_text()))
+
+    def pids(self) -> dict[str, int]:
+        """Its processes by name, the supervisor included."""
+        records = Layout(self.home).processes.glob("*.json")
+        return {"server": self.process.pid, **{r.stem: int(json.loads(r.read_text())["pid"]) for r in records}}
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@contextlib.contextmanager
+def platform() -> Iterator[Platform]:
+    """A platform that is up, with nothing on it."""
+    with tempfile.TemporaryDirectory(prefix="micro-bench-") as home:
+        made = Platform(Path(home))
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()

@@ -1,0 +1,180 @@
+"""The measures. Each yields rows; a row with a goal says whether it was reached."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import load, machine, processes
+
+MESSAGE = b"\n\x03Ann"  # Request(name="Ann")
+PATH = "/helloworld.Helloworld/Call"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float | None = None
+    at_most: bool = False
+    dream: float | None = None
+
+    @property
+    def good(self) -> bool | None:
+        """Whether the goal was reached; None without one."""
+        if self.goal is None:
+            return None
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+
+def _best(measure: Callable[[], load.Result], times: int = 3) -> load.Result:
+    """The median of a few runs, the first thrown away: it warms up."""
+    measure()
+    runs = sorted((measure() for _ in range(times)), key=lambda run: run.rate)
+    found = runs[times // 2]
+    if found.failed:
+        raise SystemExit(f"bench: {found.failed} requests failed")
+    return found
+
+
+def echo() -> Iterator[Row]:
+    """Unary gRPC echo: the framework, grpc.aio, and the least an ASGI application can do; the same core each."""
+    rates = {}
+    for name, server in (
+        ("grpc.aio", processes.python("grpc_aio_server.py")),
+        ("minimal ASGI app", processes.asgi("minimal_app:app")),
+        ("framework", processes.asgi("echo_service:app")),
+    ):
+        with server as address:
+            rates[name] = _best(lambda: load.run(f"http://{address}{PATH}", load.frame(MESSAGE))).rate  # noqa: B023
+        yield Row(f"unary gRPC echo, {name}", rates[name], "requests/s")
+    yield Row("framework / grpc.aio", rates["framework"] / rates["grpc.aio"], "ratio", 3, dream=5)
+    yield Row("framework / minimal ASGI app", rates["framework"] / rates["minimal ASGI app"], "ratio", 0.6, dream=0.85)
+
+
+def _pin(pids: dict[str, int], core: str) -> None:
+    for pid in pids.values():
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {int(core)})
+
+
+def gateway() -> Iterator[Row]:
+    """HTTP/JSON through `api` against straight to the service: service on one core, gateway and generator on the other."""
+    with processes.platform() as platform:
+        platform.cli("run", str(processes.CONTRACT))
+        straight = json.loads(platform.cli("services", "-o", "json"))
+        address = next(s["nodes"][0]["address"] for s in straight if s["name"] == "helloworld")
+        own, other = machine.cores()
+        pids = platform.pids()
+        _pin({name: pid for name, pid in pids.items() if name == "api"}, other)
+        _pin({name: pid for name, pid in pids.items() if name != "api"}, own)
+        body = b'{"name":"Ann"}'
+        results = {}
+        for name, where in (("straight to the service", address), ("through api", platform.api)):
+            url = f"http://{where}/helloworld/call"
+            many = _best(lambda: load.run(url, body, content_type="application/json"))  # noqa: B023
+            calm = _best(lambda: load.run(url, body, content_type="application/json", count=2500, rate=500))  # noqa: B023
+            results[name] = (many.rate, calm.p50)
+            yield Row(f"HTTP/JSON {name}", many.rate, "requests/s")
+            yield Row(f"HTTP/JSON {name}, p50 at 500/s", calm.p50, "ms")
+        direct, via = results["straight to the service"], results["through api"]
+        yield Row("api / straight", via[0] / direct[0], "ratio", 0.6, dream=0.8)
+        yield Row("api adds to p50 at 500/s", via[1] - direct[1], "ms", 0.3, at_most=True, dream=0.15)
+
+
+def mesh() -> Iterator[Row]:
+    """Service to service: our client through the mesh against grpc.aio straight, 32 in flight."""
+    with processes.platform() as platform:
+        platform.cli("run", str(processes.CONTRACT))
+        found = json.loads(platform.cli("services", "-o", "json"))
+        address = next(s["nodes"][0]["address"] for s in found if s["name"] == "helloworld")
+        rates = {}
+        for name, kind, where in (("grpc.aio straight", "grpc", address), ("client through the mesh", "micro", platform.settings["mesh_address"])):
+            command = [sys.executable, str(processes.PROGRAMS / "caller.py"), kind, where, "8000"]
+            env = {**os.environ, "PYTHONPATH": str(processes.CONTRACT)}
+            runs = [float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+            rates[name] = statistics.median(runs)
+            yield Row(f"service to service, {name}", rates[name], "calls/s")
+        yield Row("mesh / straight", rates["client through the mesh"] / rates["grpc.aio straight"], "ratio", 0.5, dream=0.9)
+
+
+def start() -> Iterator[Row]:
+    """Cold start, `micro run` to the first answer, idle memory, and the command line's own time."""
+    with tempfile.TemporaryDirectory(prefix="micro-bench-") as home:
+        platform = processes.Platform(Path(home))
+        try:
+            yield Row("micro server, cold start to healthy", platform.start(), "s", 5, at_most=True, dream=2.5)
+            yield Row("idle platform, proportional memory", _memory(platform.pids()), "MB", 600, at_most=True, dream=350)
+            yield Row("micro run to first answer", _first_answer(platform), "s", 1.5, at_most=True, dream=0.8)
+            yield Row("micro --help", _wall(platform, "--help"), "ms", 120, at_most=True, dream=60)
+            yield Row("micro services", _wall(platform, "services"), "ms", 250, at_most=True, dream=120)
+        finally:
+            platform.stop()
+
+
+def _first_answer(platform: processes.Platform) -> float:
+    taken = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        platform.cli("run", str(processes.CONTRACT))
+        with urllib.request.urlopen(f"http://{platform.api}/helloworld/call?name=Ann", timeout=5) as response:
+            response.read()
+        taken.append(time.perf_counter() - begin)
+        platform.cli("kill", "helloworld")
+    return statistics.median(taken)
+
+
+def _wall(platform: processes.Platform, *words: str, times: int = 9) -> float:
+    taken = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        platform.cli(*words)
+        taken.append((time.perf_counter() - begin) * 1000)
+    return statistics.median(taken)
+
+
+def _memory(pids: dict[str, int]) -> float:
+    def proportional(pid: int) -> int:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
+
+    return sum(proportional(pid) for pid in pids.values()) / 1024
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def scale() -> Iterator[Row]:
+    """A thousand services: one more routed everywhere, and what the control plane costs once it is."""
+    program = str(processes.PROGRAMS / "registrar.py")
+    with processes.platform() as platform:
+        command = [sys.executable, program, platform.proxy, "1000"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        figures = json.loads(done.stdout)
+        yield Row("1,000 services registered and routed", figures["all"], "s")
+        yield Row("one more service among 1,000, routed everywhere", figures["one"], "s", 1, at_most=True, dream=0.1)
+        yield Row("one more instance among 1,000 services, routed everywhere", figures["instance"], "s", 1, at_most=True, dream=0.1)
+        names = ("registry", "network", "nats", "api", "proxy", "mesh")
+        pids = {name: pid for name, pid in platform.pids().items() if name in names}
+        before = {name: _cpu(pid) for name, pid in pids.items()}
+        time.sleep(5)
+        used = sum(_cpu(pid) - before[name] for name, pid in pids.items()) / 5
+        yield Row("control plane's processor time after that", used * 100, "% of a core", 10, at_most=True)
+        yield Row("memory of api with 1,000 services", _memory({"api": pids["api"]}), "MB")
+
+
+ALL = {"echo": echo, "gateway": gateway, "mesh": mesh, "start": start, "scale": scale}
