@@ -26,7 +26,8 @@ from micro.domain.service import Endpoint, Node, Registration, StreamKind, Value
 from micro.rpc import asgi_server
 from micro.rpc.gen.envoy.config.cluster.v3.cluster_pb import Cluster
 from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import DeltaDiscoveryRequest, Resource
-from micro.rpc.wkt import Any as Any_, oneof
+from micro.rpc.wkt import Any as Any_
+from micro.rpc.wkt import oneof
 
 HERE = Path(__file__).parent
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"

@@ -87,7 +87,9 @@ async def test_core_services_answer_in_every_namespace_but_not_to_strangers(gate
     for namespace in ("micro", "shop", "nowhere"):
         sent = [("micro-namespace", namespace)]
         assert (await gates.call("proxy", "/micro.registry.v1.Registry/ListServices", sent))["instance"] == "two"
-        assert (await gates.call("proxy", "/any.Path/Call", [*sent, ("micro-service", "registry")]))["instance"] == "two"
+        assert (await gates.call("proxy", "/any.Path/Call", [*sent, ("micro-service", "registry")]))[
+            "instance"
+        ] == "two"
     assert await instance(gates, "/registry/list-services") == 404
     assert await instance(gates, "/micro.registry.v1.Registry/ListServices") == 404
     assert await instance(gates, "/registry/list-services", {"micro-service": "registry"}) == 404
@@ -108,7 +110,7 @@ async def test_an_unknown_name_is_not_replaced_by_a_known_path(gates):
 
 
 async def test_an_unknown_service_is_a_json_404_that_names_it(gates):
-    status, told, headers = await gates.get("proxy", "/a.B/C", {"micro-service": "no\"pe", "micro-namespace": "shop"})
+    status, told, headers = await gates.get("proxy", "/a.B/C", {"micro-service": 'no"pe', "micro-namespace": "shop"})
     assert (status, told["code"], headers["content-type"]) == (404, "not_found", "application/json")
     assert told["message"].startswith('service no"pe not found in namespace shop')
     status, told, headers = await gates.get("api", "/nope/call?x=1")

@@ -48,13 +48,14 @@ class Workload:
 
     def request(self, upload_id: str) -> dict[str, Any]:
         """The JSON of a CreateRequest or an UpdateRequest, which are alike."""
-        service = {
+        service: dict[str, Any] = {
             "name": self.reference.name,
             "version": self.reference.version,
             "namespace": self.namespace,
             "source": self.source,
-            "metadata": dict(self.metadata),
         }
+        if self.metadata:
+            service["metadata"] = dict(self.metadata)
         request = {
             "service": service,
             "uploadId": upload_id,

@@ -19,6 +19,8 @@ TOLD_LINES = 20
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_ENVOY = re.compile(r"^(\[\w+\] )?\[source/")
+_RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Warning)(?:: .*)?$")
 _TRACEBACK = re.compile(r"^(Traceback \(most recent call last\):|\s+File \"[^\"]+\", line \d+)")
 
 
@@ -166,32 +168,47 @@ def exit_reason(exit_status: int, tail: Sequence[str], folder: str = "") -> str:
 
 
 def exception(tail: Sequence[str], folder: str = "") -> str:
-    """The last traceback's exception in one line, with file and line; empty when there is no traceback."""
-    start = max((i for i, line in enumerate(tail) if _TRACEBACK.match(line)), default=None)
-    if start is None:
+    """The last exception in one line, with file and line; empty when there is none."""
+    end = _last_exception(tail)
+    if end is None:
         return ""
-    block = _block(tail, start)
-    if not block:
-        return ""
-    end = next((line for line in tail[start + 1 :] if line.strip() and not line[0].isspace()), "")
-    frames = [match for line in block if (match := _FRAME.match(line))]
+    told_as = tail[end].strip()
+    frames = [match for line in _block(tail, end) if (match := _FRAME.match(line))]
+    if not frames:
+        return told_as
     inside = folder.rstrip("/") + "/"
     own = [frame for frame in frames if folder and frame["file"].startswith(inside)]
-    if not frames or not end:
-        return end.strip()
     frame = (own or frames)[-1]
-    return f"{end.strip()} ({frame['file'].removeprefix(inside) if folder else frame['file']}, line {frame['line']})"
+    return f"{told_as} ({frame['file'].removeprefix(inside) if folder else frame['file']}, line {frame['line']})"
 
 
-def _block(tail: Sequence[str], start: int) -> Sequence[str]:
-    """The indented lines that the traceback around `start` consists of."""
-    first = start
-    while first > 0 and (tail[first][:1].isspace() or not tail[first].strip()):
+def story(tail: Sequence[str]) -> tuple[str, ...]:
+    """The lines that a user needs of a process's last output: up to the exception it died of, without what the server
+    around the service's code said of it."""
+    end = _last_exception(tail)
+    lines = tail if end is None else tail[: end + 1]
+    return tuple(line for line in lines if not _ENVOY.match(line))
+
+
+def _last_exception(tail: Sequence[str]) -> int | None:
+    """Index of the line that names the last exception: the one after a traceback, else one that looks like it."""
+    start = max((i for i, line in enumerate(tail) if _TRACEBACK.match(line)), default=None)
+    if start is not None:
+        after = (i for i, line in enumerate(tail) if i > start and line.strip() and not line[0].isspace())
+        if (end := next(after, None)) is not None:
+            return end
+    return max((i for i, line in enumerate(tail) if _RAISED.match(line)), default=None)
+
+
+def _block(tail: Sequence[str], end: int) -> Sequence[str]:
+    """The indented lines of the traceback before the line that names the exception."""
+    first = end
+    while first > 0 and (tail[first - 1][:1].isspace() or not tail[first - 1].strip()):
         first -= 1
-    return tail[first : start + 1]
+    return tail[first:end]
 
 
 def told(subject: str, reason: str, tail: Sequence[str]) -> str:
     """A failure as users read it: the reason in the first line, then the last lines of output."""
-    lines = [line for line in tail if line.strip()][-TOLD_LINES:]
+    lines = [line for line in story(tail) if line.strip()][-TOLD_LINES:]
     return "\n".join([f"{subject}: {reason}", *lines])

@@ -17,6 +17,7 @@ def spawn(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> 
     That it ends by itself is a bug: it is logged, with the traceback, and told by the task's `done()`.
     Not a TaskGroup, which would wrap every error of the stack's body in a group.
     """
+    # owned: by the stack
     task = asyncio.get_running_loop().create_task(work, name=name)
     task.add_done_callback(_report)
     stack.push_async_callback(_end, task)

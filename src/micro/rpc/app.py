@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs
@@ -10,7 +11,7 @@ from connectrpc.method import IdempotencyLevel
 
 from micro.domain import errors
 from micro.domain.service import StreamKind
-from micro.rpc import http, unary, websocket
+from micro.rpc import http, loops, unary, websocket
 from micro.rpc.context import Scope
 from micro.rpc.general import General
 from micro.rpc.health import Health, Readiness
@@ -58,6 +59,7 @@ class Application:
     ) -> None:
         self.name = name
         self.readiness = Readiness()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.max_message = max_message
         self.methods = table(handlers, timeout or None, interceptors)
         files = [method.desc.parent for method in self.methods]
@@ -93,8 +95,14 @@ class Application:
                 await self._route(scope, headers, receive, send)
         elif kind == "websocket":
             method = self.resolve(scope["path"])
-            await websocket.serve(method, scope, receive, send, self.max_message)
+            limit = self.max_message
+            home = self._loop
+            if home is None or home is asyncio.get_running_loop():
+                await websocket.serve(method, scope, receive, send, limit)
+            else:
+                await loops.over(home, lambda take, give: websocket.serve(method, scope, take, give, limit), receive, send)
         elif kind == "lifespan":
+            self._loop = asyncio.get_running_loop()
             await self.lifespan(receive, send)
 
     def resolve(self, path: str) -> Method | None:

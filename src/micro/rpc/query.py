@@ -138,6 +138,10 @@ def _well_known(desc: DescMessage, name: str, text: str) -> Any:
     wrapped = fields(desc).get("value")
     if desc.name.endswith("Value") and wrapped is not None and isinstance(wrapped.value, DescFieldValueScalar):
         return _typed(wrapped.value.scalar, name, text)
+    try:
+        desc.type.from_json(json.dumps(text))
+    except (ValueError, TypeError) as error:
+        raise errors.invalid_argument(f"{name}={text!r} is not a {desc.name}: {error}") from error
     return text
 
 

@@ -26,7 +26,6 @@ Serve = Callable[[Scope, RawHeaders, Receive, Send], Awaitable[None]]
 
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")], "more_trailers": False}
 _JSON = (b"content-type", b"application/json")
-_JSON_START = {"type": "http.response.start", "status": 200, "headers": [_JSON]}
 
 
 def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False) -> Serve:
@@ -114,9 +113,10 @@ def due(headers: RawHeaders, default: float | None) -> float | None:
 
 
 async def answer_http(send: Send, body: bytes, ctx: Context) -> None:
-    start = _JSON_START
+    headers = [_JSON, (b"content-length", b"%d" % len(body))] if body else [_JSON]
     if ctx._response_headers is not None or ctx._response_trailers is not None:
-        start = {**start, "headers": [_JSON, *response_headers(ctx)]}
+        headers += response_headers(ctx)
+    start = {"type": "http.response.start", "status": 200, "headers": headers}
     with contextlib.suppress(OSError):
         await send(start)
         await send({"type": "http.response.body", "body": body})

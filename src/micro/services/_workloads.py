@@ -134,7 +134,7 @@ class Workloads:
         """End it, whatever it is in the middle of. Raises NOT_FOUND."""
         entry = self._find(key)
         for operation in entry.changes:
-            operation.cancel()
+            operation.cancel("it was killed")
         await self._perform(entry, self._delete(entry), wait=True, change=False)
 
     def _find(self, key: Key) -> Entry:
@@ -160,8 +160,9 @@ class Workloads:
                 if self._entries.get(entry.workload.key) is not entry:
                     raise errors.not_found(f"{entry.workload} has been killed meanwhile")
                 await work
-        except asyncio.CancelledError:
-            outcome = errors.aborted(f"{entry.workload} was killed, or the runtime stopped, while it was being changed")
+        except asyncio.CancelledError as cancelled:
+            why = cancelled.args[0] if cancelled.args else "the runtime was stopped"
+            outcome = errors.aborted(f"{entry.workload} is not ready: {why} meanwhile")
             raise
         except Error as error:
             outcome = error

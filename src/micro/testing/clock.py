@@ -23,6 +23,7 @@ class FakeClock(Clock):
         self._end = None if seconds is None else self._now + seconds
         self._reached.clear()
         self._waiting.set()
+        # owned: by this call
         waits = [asyncio.ensure_future(each.wait()) for each in (event, self._reached)]
         try:
             if seconds is None or seconds > 0:

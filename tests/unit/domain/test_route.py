@@ -85,7 +85,9 @@ def test_without_its_last_instance_a_service_has_no_route(content):
 
 
 def test_rpc_services_come_from_the_paths_and_odd_paths_give_none():
-    found = route.of_service([instance("x", "1", *(endpoint(path) for path in ("/a.B/C", "/a.B/D", "/e.F/G", "odd", "/x")))])
+    found = route.of_service(
+        [instance("x", "1", *(endpoint(path) for path in ("/a.B/C", "/a.B/D", "/e.F/G", "odd", "/x")))]
+    )
     assert found.rpc_services == ("a.B", "e.F")
 
 

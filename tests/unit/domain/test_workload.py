@@ -62,9 +62,10 @@ def test_the_state_of_a_whole_is_that_of_its_best_part(
 
 
 def test_an_instance_that_stopped_stays_so() -> None:
-    assert all(
-        pytest.raises(ValueError, workload.step, State.STOPPED, new) for new in State if new is not State.STOPPED
-    )
+    for new in State:
+        if new is not State.STOPPED:
+            with pytest.raises(ValueError, match="does not go from stopped"):
+                workload.step(State.STOPPED, new)
     assert workload.step(State.STOPPED, State.STOPPED) is State.STOPPED
 
 
@@ -131,6 +132,19 @@ def test_of_two_tracebacks_the_last_one_counts() -> None:
         "RuntimeError: no a",
     ]
     assert workload.exception(tail) == "RuntimeError: no a (b.py, line 2)"
+
+
+def test_an_exception_without_traceback_is_found_and_the_server_s_own_words_are_left_out() -> None:
+    tail = [
+        "my own line",
+        "[dynamic_modules] [source/extensions/dynamic_modules/abi_impl.cc:60] Failed to initialize ASGI app",
+        "SyntaxError: invalid syntax (main.py, line 33)",
+        "[main] [source/server/server.cc:453] error `Failed to create filter config` initializing config 'x",
+        "    /tmp/x.json'",
+        "Failed to create filter config: Failed to initialize dynamic module network filter config",
+    ]
+    assert workload.exit_reason(1, tail) == "SyntaxError: invalid syntax (main.py, line 33)"
+    assert workload.story(tail) == ("my own line", "SyntaxError: invalid syntax (main.py, line 33)")
 
 
 @given(st.integers(0, 255), st.lists(st.text(max_size=60), max_size=40))

@@ -168,7 +168,9 @@ class World:
         request = CreateRequest(service=Service(name=name), upload_id=await self.upload(main), wait=wait, **asked)  # type: ignore[arg-type]
         return await self.runtime.create(request, CALLER)
 
-    async def update(self, main: str | None = None, name: str = "hello", wait: bool = True, **asked: object) -> UpdateResponse:
+    async def update(
+        self, main: str | None = None, name: str = "hello", wait: bool = True, **asked: object
+    ) -> UpdateResponse:
         upload_id = await self.upload(main) if main else ""
         request = UpdateRequest(service=Service(name=name), upload_id=upload_id, wait=wait, **asked)  # type: ignore[arg-type]
         return await self.runtime.update(request, CALLER)
@@ -369,7 +371,9 @@ async def test_a_killed_service_comes_back_and_its_old_node_is_deregistered(worl
     await world.create()
     [dead] = world.launcher.running
     world.launcher.end(dead, 137)
-    seen = await world.until(lambda service: any(i.restarts == 1 and i.status == Status.RUNNING for i in service.instances))
+    seen = await world.until(
+        lambda service: any(i.restarts == 1 and i.status == Status.RUNNING for i in service.instances)
+    )
     [alive] = seen.instances
     assert alive.id != dead
     assert "exit status 137 (SIGKILL)" in seen.error

@@ -43,10 +43,13 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
     Args:
         version: what `GET /` on the HTTP gateway answers.
         origins: web origins whose pages may call the HTTP gateway.
+        expected: ids of the proxies that `sync` waits for even while they are not connected: they may be about to
+            come back, with old routes in use.
     """
 
-    def __init__(self, version: str, origins: Iterable[str] = ()) -> None:
+    def __init__(self, version: str, origins: Iterable[str] = (), expected: Iterable[str] = ()) -> None:
         self._compiler = Compiler(version, origins)
+        self._expected = frozenset(expected)
         self._snapshot: Snapshot | None = None
         self._streams: dict[_Stream, asyncio.Task[None]] = {}
         self._progress = asyncio.Event()
@@ -108,11 +111,17 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
     def _lowest(self) -> int:
         if self._snapshot is None:
             return -1
-        return min((state.revision for state in self.proxies()), default=self._snapshot.revision)
+        states = self.proxies()
+        if not self._expected <= {state.id for state in states}:
+            return -1
+        return min((state.revision for state in states), default=self._snapshot.revision)
 
     def _behind(self, revision: int, timeout: float) -> str:
         if self._snapshot is None or self._snapshot.revision < revision:
             return f"routes of revision {revision} are not made after {timeout:g} s: the registry has not sent it yet"
-        behind = [state for state in self.proxies() if state.revision < revision]
-        named = ", ".join(f"{state.id} (refused: {state.error})" if state.error else state.id for state in behind)
-        return f"routes of revision {revision} are not in use after {timeout:g} s: waiting for {named}"
+        states = self.proxies()
+        behind = [f"{name} (not connected)" for name in sorted(self._expected - {state.id for state in states})]
+        for state in states:
+            if state.revision < revision:
+                behind.append(f"{state.id} (refused: {state.error})" if state.error else state.id)
+        return f"routes of revision {revision} are not in use after {timeout:g} s: waiting for {', '.join(behind)}"

@@ -92,7 +92,10 @@ def config(gateway: Gateway) -> dict[str, Any]:
                     "name": "micro",
                     # A route's pattern holds names that users chose. At the default of 100 one long name would have the
                     # whole route table refused.
-                    "static_layer": {"re2.max_program_size.error_level": 100_000, "re2.max_program_size.warn_level": 100_000},
+                    "static_layer": {
+                        "re2.max_program_size.error_level": 100_000,
+                        "re2.max_program_size.warn_level": 100_000,
+                    },
                 }
             ]
         },

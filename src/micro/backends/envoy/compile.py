@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from micro.backends.envoy import clusters, matchers
+from micro.domain import errors
 from micro.domain.route import Key, Route, RouteTable
 from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import Resource
 from micro.rpc.wkt import Any
@@ -20,6 +22,8 @@ _PREFIX = "type.googleapis.com/"
 CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 ROUTES = _PREFIX + "envoy.config.route.v3.RouteConfiguration"
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]+)?")
 
 Resources = Mapping[str, Mapping[str, Resource]]
 """By type and name."""
@@ -46,12 +50,21 @@ class Compiler:
 
     Args:
         version: what `GET /` on the HTTP gateway answers.
-        origins: web origins ("https://example.com") whose pages may call the HTTP gateway; none by default.
+        origins: web origins ("https://example.com") whose pages may call the HTTP gateway, with the user's cookies;
+            none by default.
+
+    Raises:
+        Error: INVALID_ARGUMENT for what is no origin; "*" is none.
     """
 
     def __init__(self, version: str, origins: Iterable[str] = ()) -> None:
         self._version = version
         self._origins = tuple(origins)
+        for origin in self._origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise errors.invalid_argument(
+                    f"{origin!r} is not a web origin: write https://HOST or https://HOST:PORT"
+                )
         self._pieces: dict[Key, _Piece] = {}
         self._routes: dict[str, Resource] = {}
 

@@ -33,6 +33,7 @@ from micro.rpc.gen.envoy.config.route.v3.route_components_pb import (
 )
 from micro.rpc.gen.envoy.config.route.v3.route_pb import RouteConfiguration
 from micro.rpc.gen.envoy.extensions.filters.http.cors.v3.cors_pb import CorsPolicy
+from micro.rpc.gen.envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb import PreviousHostsPredicate
 from micro.rpc.gen.envoy.type.matcher.v3.http_inputs_pb import HttpRequestHeaderMatchInput
 from micro.rpc.gen.envoy.type.matcher.v3.regex_pb import RegexMatcher
 from micro.rpc.gen.envoy.type.matcher.v3.string_pb import StringMatcher
@@ -253,14 +254,13 @@ def _upgrade(service: Service) -> RouteAction:
 
 def _retries() -> RetryPolicy:
     """Only what has surely not reached a handler is tried again, elsewhere where there is an elsewhere."""
-    previous = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     return RetryPolicy(
         retry_on="connect-failure,refused-stream,reset-before-request",
         num_retries=UInt32Value(value=3),
         retry_host_predicate=[
             RetryPolicy.RetryHostPredicate(
                 name="envoy.retry_host_predicates.previous_hosts",
-                config_type=oneof("typed_config", Any(type_url=f"type.googleapis.com/{previous}")),
+                config_type=oneof("typed_config", Any.pack(PreviousHostsPredicate())),
             )
         ],
         host_selection_retry_max_attempts=5,
@@ -289,6 +289,6 @@ def _cors(origins: Sequence[str]) -> CorsPolicy:
         "connect-protocol-version, connect-timeout-ms",
         expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-request-id",
         max_age="600",
-        # An origin is named by the operator, one by one; "*" would not be a match at all.
+        # Every origin is named by the operator; "*" is none.
         allow_credentials=BoolValue(value=True),
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import unquote
 
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Server
 from nats.js import JetStreamContext
 
 from micro.domain import errors
@@ -94,8 +96,8 @@ class Connection:
                     name=self._name,
                     connect_timeout=2,
                     max_reconnect_attempts=-1,
-                    # Round robin over the known servers; the pause is per server.
                     reconnect_time_wait=0.1,  # type: ignore[arg-type]
+                    reconnect_to_server_handler=_next_server,
                     ping_interval=10,
                     max_outstanding_pings=2,
                     error_cb=self._failed,
@@ -165,6 +167,14 @@ class Connection:
             notify()
 
 
+def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
+    """The server that failed least often, and the seconds to wait before it is tried: none at first, 2 at most."""
+    server = min(servers, key=lambda each: each.reconnects)
+    if server.reconnects == 0:
+        return server, 0.0
+    return server, min(0.05 * 2.0 ** min(server.reconnects, 10), 2.0) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+
+
 def translated(error: Exception, subject: str) -> errors.Error:
     """The platform's error for one of NATS's (or of the socket's); total over `nats.errors.Error` and OSError."""
     if isinstance(error, errors.Error):
@@ -182,7 +192,7 @@ def translated(error: Exception, subject: str) -> errors.Error:
 
 
 def _translated_api(error: nats.js.errors.APIError, text: str) -> errors.Error:
-    code, err_code = error.code or 500, error.err_code or 0
+    code, err_code = getattr(error, "code", None) or 500, getattr(error, "err_code", None) or 0
     if err_code in _WRONG_LAST_SEQUENCE:
         return errors.aborted(text)
     if err_code in _NO_SPACE:
@@ -198,7 +208,9 @@ def _text(error: Exception | None) -> str:
     if error is None:
         return "no answer"
     if isinstance(error, nats.js.errors.APIError):
-        return " ".join((error.description or f"JetStream error {error.err_code}").split())
+        # Not all of them have been given one.
+        description = getattr(error, "description", None)
+        return " ".join((description or f"JetStream error: {type(error).__name__}").split())
     if isinstance(error, (nats.errors.TimeoutError, TimeoutError)):
         return "no answer in time"
     return " ".join(str(error).split()) or type(error).__name__

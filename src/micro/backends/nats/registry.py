@@ -125,12 +125,12 @@ class NatsRegistry(Registry):
 
     async def watch(self, after: int = 0) -> AsyncGenerator[Change | Synced]:
         cursor, synced = after, False
-        delays = backoff.exponential(first=0.05, cap=2.0)
+        delays = backoff.exponential(first=0.05, cap=0.5)
         while True:
             try:
                 async with aclosing(self._follow(cursor, synced)) as changes:
                     async for change in changes:
-                        delays = backoff.exponential(first=0.05, cap=2.0)
+                        delays = backoff.exponential(first=0.05, cap=0.5)
                         cursor = max(cursor, change.revision)
                         if isinstance(change, Change):
                             yield change

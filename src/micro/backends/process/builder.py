@@ -100,6 +100,7 @@ class UvBuilder(Builder):
             raise
 
     async def _uv(self, wanted: Path, *arguments: str) -> None:
+        # In the process group of this process: whatever ends that ends a build in the middle too.
         process = await asyncio.create_subprocess_exec(
             uv.find_uv_bin(),
             *("--no-progress", "--color", "never", *arguments),
@@ -108,7 +109,6 @@ class UvBuilder(Builder):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
             limit=1024 * 1024,
         )
         assert process.stdout is not None

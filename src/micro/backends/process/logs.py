@@ -21,8 +21,6 @@ FILES = 5
 MAX_LINE = 64 * 1024
 TAIL = 40
 
-_UNROUTED = ("nats", "mesh")  # processes of the platform whose names a service may take
-
 _LEVELS = {
     "trace": "debug",
     "debug": "debug",
@@ -350,19 +348,13 @@ class LogFolder(Logs):
         return self._folder / "services" / namespace / name / f"{version}.log"
 
     def exists(self, key: Key) -> bool:
-        return self._readable(key).exists()
+        return self.path(key).exists()
 
     def read(self, key: Key, lines: int) -> list[LogRecord]:
-        return LogFile(self._readable(key)).read(lines)
+        return LogFile(self.path(key)).read(lines)
 
     def follow(self, key: Key, lines: int) -> AsyncIterator[LogRecord]:
-        return LogFile(self._readable(key)).follow(lines)
+        return LogFile(self.path(key)).follow(lines)
 
     def remove(self, key: Key) -> None:
         remove(self.path(key))
-
-    def _readable(self, key: Key) -> Path:
-        path = self.path(key)
-        if key[0] == names.DEFAULT_NAMESPACE and key[1] in _UNROUTED and not path.exists():
-            return self._folder / "core" / f"{key[1]}.log"
-        return path

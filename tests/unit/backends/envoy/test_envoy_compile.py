@@ -8,23 +8,25 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protobuf import Registry, message_to_json_value
 
+from micro.backends.envoy import clusters as envoy_clusters
 from micro.backends.envoy import matchers
 from micro.backends.envoy.compile import CLUSTER, ENDPOINTS, ROUTES, Compiler
+from micro.domain import errors
 from micro.domain.route import Route, RouteTable
 from micro.rpc.gen.envoy.config.cluster.v3.cluster_pb import Cluster
 from micro.rpc.gen.envoy.config.endpoint.v3.endpoint_pb import ClusterLoadAssignment
 from micro.rpc.gen.envoy.config.route.v3.route_components_pb import Route as EnvoyRoute
-from micro.rpc.gen.envoy.config.route.v3.route_components_pb import RouteList
 from micro.rpc.gen.envoy.config.route.v3.route_pb import RouteConfiguration
 from micro.rpc.gen.envoy.extensions.filters.http.cors.v3.cors_pb import CorsPolicy
+from micro.rpc.gen.envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb import PreviousHostsPredicate
 from micro.rpc.gen.envoy.extensions.upstreams.http.v3.http_protocol_options_pb import HttpProtocolOptions
 from micro.rpc.gen.envoy.type.matcher.v3.http_inputs_pb import HttpRequestHeaderMatchInput
 
 GOLDEN = Path(__file__).parents[3] / "golden/envoy"
 TYPES = {CLUSTER: Cluster, ENDPOINTS: ClusterLoadAssignment, ROUTES: RouteConfiguration}
-INSIDE = (EnvoyRoute, RouteList, HttpRequestHeaderMatchInput, HttpProtocolOptions, CorsPolicy)
-BY_NAME = {one.desc().type_name: one for one in INSIDE}
+INSIDE = (EnvoyRoute, HttpRequestHeaderMatchInput, HttpProtocolOptions, CorsPolicy, PreviousHostsPredicate)
 
 
 def table(*routes):
@@ -36,27 +38,21 @@ def service(name, *ports, namespace="micro", rpc=(), **more):
     return Route(namespace, name, tuple(rpc) or (f"{name}.{name.title()}",), addresses, **{"timeout": 10.0, **more})
 
 
-def readable(value):
-    """As JSON, with what is packed unpacked."""
-    from protobuf import Message, message_to_json_value
-
-    if isinstance(value, Message):
-        # Any cannot be written as JSON without knowing its type: put the content in its place by hand.
-        value = message_to_json_value(opened(value), registry=REGISTRY)
-    return value
+REGISTRY = Registry(*(one.desc().file for one in (*INSIDE, *TYPES.values())))
 
 
-def opened(message):
-    return message
+def readable(message):
+    """As JSON values, with what is packed unpacked."""
+    return message_to_json_value(message, registry=REGISTRY)
 
 
-def registry():
-    from protobuf import Registry
+def clusters(value):
+    """Every cluster that a route configuration leads to."""
+    if isinstance(value, dict):
+        led_to = {value["route"]["cluster"]} if isinstance(value.get("route"), dict) else set()
+        return led_to.union(*(clusters(inner) for inner in value.values()))
+    return set().union(*(clusters(inner) for inner in value)) if isinstance(value, list) else set()
 
-    return Registry(*(one.desc().file for one in (*INSIDE, *TYPES.values())))
-
-
-REGISTRY = registry()
 
 CASES = {
     "one-service": table(service("helloworld", 9001)),
@@ -118,10 +114,14 @@ def test_what_was_compiled_before_leaves_no_trace(before, after):
 def test_every_cluster_has_its_assignment_and_every_route_its_cluster(found):
     snapshot = Compiler("1").compile(found, 1)
     assert snapshot.resources[CLUSTER].keys() == snapshot.resources[ENDPOINTS].keys()
-    led_to = set()
-    for one in snapshot.resources[ROUTES].values():
-        led_to |= set(re.findall(rb"[a-z-]+\|[a-z.-]+[a-z](?:\|h1)?", one.resource.value))
-    assert {name.decode() for name in led_to} == set(snapshot.resources[CLUSTER])
+    for name, expected in (("api", outside(found)), ("mesh", set(snapshot.resources[CLUSTER]))):
+        made = RouteConfiguration.from_binary(snapshot.resources[ROUTES][name].resource.value)
+        assert clusters(readable(made)) == expected
+
+
+def outside(found):
+    core = {route.key for route in found if route.namespace == "micro" and route.service == "registry"}
+    return {name for route in found if route.key not in core for name in envoy_clusters.names(route)}
 
 
 @given(tables, st.integers(10, 20))
@@ -154,12 +154,18 @@ def fields(route):
 
 
 def test_an_address_that_envoy_would_refuse_costs_the_others_nothing():
-    addresses = ("example.com:80", "127.0.0.1:99999", "127.0.0.1:x", "nonsense", "localhost:81", "[::1]:82", "10.0.0.1:83")
+    addresses = (
+        "example.com:80",
+        "127.0.0.1:99999",
+        "127.0.0.1:x",
+        "nonsense",
+        "localhost:81",
+        "[::1]:82",
+        "10.0.0.1:83",
+    )
     snapshot = Compiler("1").compile(table(Route("micro", "x", (), addresses)), 1)
     made = readable(ClusterLoadAssignment.from_binary(snapshot.resources[ENDPOINTS]["micro|x"].resource.value))
-    found = [
-        one["endpoint"]["address"]["socketAddress"] for place in made["endpoints"] for one in place["lbEndpoints"]
-    ]
+    found = [one["endpoint"]["address"]["socketAddress"] for place in made["endpoints"] for one in place["lbEndpoints"]]
     assert [(one["address"], one["portValue"]) for one in found] == [("127.0.0.1", 81), ("::1", 82), ("10.0.0.1", 83)]
 
 
@@ -200,7 +206,5 @@ def test_origins_are_named_one_by_one_and_the_default_is_none():
 
 
 def test_any_origin_together_with_credentials_cannot_be_configured():
-    from micro.domain import errors
-
     with pytest.raises(errors.Error, match="origin"):
         Compiler("1", ["*"])

@@ -212,9 +212,7 @@ class TestRemote:
             await launcher.stop("one")
             assert (await asyncio.wait_for(anext(watch), 10)).exit_status == 143
 
-    async def test_a_call_waits_for_a_server_that_is_not_there_yet(
-        self, launcher: LocalLauncher, socket: Path
-    ) -> None:
+    async def test_a_call_waits_for_a_server_that_is_not_there_yet(self, launcher: LocalLauncher, socket: Path) -> None:
         asking = asyncio.ensure_future(RemoteLauncher(socket).list())
         await asyncio.sleep(0)
         async with AsyncExitStack() as stack:

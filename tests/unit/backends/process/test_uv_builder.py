@@ -95,7 +95,9 @@ async def test_what_is_required_can_be_imported_beside_the_framework(
     require(source, tmp_path / "wheels", "colours==1.0", "micro")
     build = await builder.build(source)
     assert build.python != Path(sys.executable)
-    assert run(build.python, "import colours, micro, connectrpc; print(colours.RED, micro.__version__)").startswith("red ")
+    assert run(build.python, "import colours, micro, connectrpc; print(colours.RED, micro.__version__)").startswith(
+        "red "
+    )
     assert len(made(tmp_path)) == 1
 
 

@@ -1,0 +1,216 @@
+"""Calling services: `micro SERVICE ENDPOINT --flags`, `micro call` and `micro stream`."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Screen, Shell
+from fake_platform import FakePlatform, Refusal
+
+from micro.cli import app
+
+
+def test_a_service_is_a_command(micro: Shell, platform: FakePlatform) -> None:
+    result = micro("helloworld", "call", "--name=Ann")
+    assert (result.code, result.err) == (0, "")
+    assert json.loads(result.out) == {"msg": "Hello Ann", "sum": "9007199254740993"}
+    call = platform.last("/helloworld.Helloworld/Call")
+    assert call.messages == [{"name": "Ann"}]
+    assert call.headers["micro-service"] == "helloworld"
+    assert call.headers["micro-namespace"] == "micro"
+    assert call.headers["content-type"] == "application/json"
+
+
+def test_without_an_endpoint_flags_go_to_call(micro: Shell, platform: FakePlatform) -> None:
+    assert micro("helloworld", "--name=Ann").code == 0
+    assert platform.last("/Call").messages == [{"name": "Ann"}]
+
+
+def test_the_answer_is_indented_or_as_it_came(micro: Shell) -> None:
+    assert micro("helloworld", "--name=A").out == '{\n  "msg": "Hello A",\n  "sum": "9007199254740993"\n}\n'
+    assert micro("helloworld", "--name=A", "-o", "raw").out == '{"msg": "Hello A", "sum": "9007199254740993"}\n'
+
+
+def test_two_words_name_an_endpoint_of_another_handler(micro: Shell, platform: FakePlatform) -> None:
+    assert micro("users", "accounts", "list").out == "{}\n"
+    assert platform.last().path == "/users.Accounts/List"
+
+
+def test_data_comes_from_a_flag_a_file_or_standard_input(micro: Shell, platform: FakePlatform, tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text('{"name": "file"}')
+    micro("helloworld", "call", "--data", '{"name": "flag"}')
+    assert platform.last("/Call").messages == [{"name": "flag"}]
+    micro("helloworld", "call", f"--data=@{tmp_path}/request.json")
+    assert platform.last("/Call").messages == [{"name": "file"}]
+    micro("helloworld", "call", "--data", "-", stdin='{"name": "stdin"}')
+    assert platform.last("/Call").messages == [{"name": "stdin"}]
+    micro("helloworld", "call", "--data=-", "--name=flag", stdin='{"name": "stdin"}')
+    assert platform.last("/Call").messages == [{"name": "flag"}]
+
+
+def test_metadata_and_a_deadline_travel(micro: Shell, platform: FakePlatform) -> None:
+    micro("helloworld", "call", "--metadata", "X-Trace=a=b", "--request_timeout=1500ms")
+    headers = platform.last("/Call").headers
+    assert (headers["x-trace"], headers["grpc-timeout"], headers["connect-timeout-ms"]) == ("a=b", "1500m", "1500")
+
+
+FAILURES: list[tuple[list[str], int, str]] = [
+    (["helloworld", "--name=nobody"], 127, "micro: not_found: no such book\n"),
+    (["call", "helloworld", "Helloworld.Call", '{"name":"nobody"}'], 127, "micro: not_found: no such book\n"),
+    (["helloworld", "--name=secret"], 2, "micro: permission_denied: not yours\n"),
+    (["helloworld", "cal"], 5, "micro: endpoint 'cal' not found for service 'helloworld': did you mean: micro helloworld call\n"),
+    (["helloworld", "--nam=x"], 2, "micro: helloworld call: unknown flag --nam: did you mean --name?\n"),
+    (["users", "save", "--age=x"], 2, "micro: users save: --age takes a whole number (int32), not 'x'\n"),
+    (["helloword"], 4, "micro: no command or service 'helloword': did you mean helloworld?\n"),
+    (["servics"], 4, "micro: no command or service 'servics': did you mean services?\n"),
+    (["qqq", "x"], 4, "micro: no command or service 'qqq': list them with: micro services\n"),
+    (["call", "nope", "Nope.Call"], 4, "micro: service 'nope' not found in namespace 'micro': see micro services\n"),
+    (["call", "helloworld", "Helloworld.Nope"], 5, "micro: endpoint 'Helloworld.Nope' not found for service 'helloworld': list them with: micro helloworld --help\n"),
+    (["call", "helloworld", "Helloworld.Call", "{"], 2, "micro: --data is not JSON: Expecting property name enclosed in double quotes at character 2\n"),
+    (["call", "helloworld", "Helloworld.Stream"], 2, "micro: Helloworld.Stream streams: type micro stream helloworld Helloworld.Stream\n"),
+    (["helloworld", "call", "--data=@/nowhere"], 2, "micro: helloworld call: cannot read /nowhere: No such file or directory\n"),
+    (["helloworld", "call", "--data=[]"], 2, 'micro: helloworld call: --data is not a JSON object: write {"name": "value"}\n'),
+    (["call", "helloworld"], 2, "micro: missing ENDPOINT; see: micro call --help\n"),
+    (["call", "helloworld", "Helloworld.Call", "--request_timeout=x"], 2, "micro: 'x' is not a duration: give for example 500ms, 5s or 2m\n"),
+    (["--bogus"], 2, "micro: unknown flag --bogus: see: micro --help\n"),
+    (["--env"], 2, "micro: --env needs a name: type --env NAME\n"),
+    (["services", "--outptu=json"], 2, "micro: unknown flag --outptu: did you mean --output?\n"),
+    (["services", "extra"], 2, "micro: unexpected 'extra': see: micro services --help\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"), FAILURES, ids=lambda case: " ".join(case) if isinstance(case, list) else ""
+)
+def test_each_failure_is_one_line_and_an_exit_code_of_its_own(
+    micro: Shell, words: list[str], code: int, message: str
+) -> None:
+    result = micro(*words)
+    assert (result.code, result.out, result.err) == (code, "", message)
+
+
+@pytest.mark.parametrize(
+    "words", [["services"], ["helloworld"], ["status"], ["health"], ["logs", "x"], ["call", "a", "b"], ["kill", "x"]]
+)
+def test_without_a_server_every_command_says_how_to_start_one(lonely: Shell, words: list[str]) -> None:
+    result = lonely(*words)
+    assert (result.code, result.out) == (4, "")
+    assert "no server at 127.0.0.1:1: start one with: micro server" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_without_a_server_a_slip_in_a_commands_name_is_still_recognised(lonely: Shell) -> None:
+    assert lonely("statsu").err == "micro: 'statsu' is not a command: did you mean status?\n"
+
+
+def test_the_slip_of_a_finger_after_which_the_server_speaks_something_else(lonely: Shell) -> None:
+    """A port on which something other than HTTP answers is no reason for a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        result = Shell(lonely.home, f"127.0.0.1:{listener.getsockname()[1]}")("services")
+        thread.join()
+    assert result.code == 4
+    assert "not HTTP: 'SSH-2.0-OpenSSH'" in result.err
+
+
+def test_a_stream_is_printed_message_by_message_one_a_line_on_a_pipe(micro: Shell, platform: FakePlatform) -> None:
+    result = micro("stream", "helloworld", "Helloworld.Stream", '{"count": 3}')
+    assert (result.code, result.out) == (0, '{"count":"0"}\n{"count":"1"}\n{"count":"2"}\n')
+    assert platform.last().messages == [{"count": 3}]
+    assert micro("helloworld", "stream", "--count=3").out == result.out
+
+
+def test_a_stream_that_fails_shows_what_came_before(micro: Shell) -> None:
+    result = micro("helloworld", "stream", "--count=9")
+    assert result.out.count("\n") == 5
+    assert (result.code, result.err) == (127, "micro: out_of_range: five is enough\n")
+
+
+def test_messages_from_standard_input_are_answered_before_the_last_is_typed(
+    micro: Shell, platform: FakePlatform
+) -> None:
+    """A bidirectional stream goes both ways at once: the second message is typed after the first answer."""
+    out = Screen()
+    answered = threading.Event()
+    out.write = lambda text, write=out.write: (write(text), answered.set())[0]  # type: ignore[method-assign]
+    typed = iter(['{"stroke": 1}\n', '{"stroke": 2}\n', ""])
+
+    class Keyboard(Screen):
+        def readline(self, *_: object) -> str:
+            line = next(typed)
+            if "2" in line:
+                assert answered.wait(10)
+            return line
+
+    code = app.run(["helloworld", "ping_pong"], Keyboard(), out, Screen(), micro.environ)
+    assert (code, out.getvalue()) == (0, '{"stroke":1}\n{"stroke":2}\n')
+
+
+def test_a_bad_line_on_standard_input_ends_the_stream_with_its_number(micro: Shell) -> None:
+    result = micro("stream", "helloworld", "PingPong", stdin='{"stroke": 1}\nnonsense\n')
+    assert result.code == 2
+    assert "line 2 of standard input is not JSON" in result.err
+
+
+def test_an_address_of_ones_own_is_called_without_the_registry(lonely: Shell, platform: FakePlatform) -> None:
+    result = lonely("call", "helloworld", "Helloworld.Call", '{"name":"Ann"}', "--address", platform.address)
+    assert (result.code, result.err) == (0, "")
+    assert [call.path for call in platform.calls] == ["/helloworld/Helloworld/Call"]
+
+
+def test_a_namespace_is_sent_and_falls_back_to_the_platforms(micro: Shell, platform: FakePlatform) -> None:
+    assert micro("--namespace", "acme", "helloworld", "--name=Ann").code == 0
+    asked = [call.messages[0]["namespace"] for call in platform.calls if call.path.endswith("GetService")]
+    assert asked == ["acme", "micro"]
+    assert platform.last("/Call").headers["micro-namespace"] == "acme"
+
+
+def test_a_call_that_is_not_answered_in_time_says_so(micro: Shell, platform: FakePlatform) -> None:
+    def slow(_: Any, __: Any) -> Any:
+        raise Refusal("deadline_exceeded", "too slow", 504)
+
+    platform.do_call = slow  # type: ignore[method-assign]
+    assert micro("helloworld", "--name=A").err == "micro: deadline_exceeded: too slow\n"
+
+
+def test_services_are_listed_by_name(micro: Shell, platform: FakePlatform) -> None:
+    assert micro("services").out == "helloworld\nusers\n"
+    platform.services = []
+    empty = micro("services")
+    assert (empty.code, empty.out) == (0, "")
+    assert "micro new" in empty.err
+
+
+def test_services_as_json_keep_their_promise(micro: Shell) -> None:
+    found = json.loads(micro("services", "-o", "json").out)
+    assert [set(one) for one in found] == [{"name", "version", "nodes", "endpoints"}] * 2
+    hello = found[0]
+    assert hello["nodes"] == [{"id": "helloworld-1", "address": "127.0.0.1:40001"}]
+    assert [(one["name"], one["stream"]) for one in hello["endpoints"]] == [
+        ("Helloworld.Call", False),
+        ("Helloworld.PingPong", True),
+        ("Helloworld.Stream", True),
+    ]
+    assert set(hello["endpoints"][0]) == {"name", "stream", "request", "response"}
+    assert hello["endpoints"][0]["request"]["values"][0]["name"] == "name"
+
+
+def test_colour_is_for_terminals_that_want_it(micro: Shell) -> None:
+    assert "\x1b[" in micro("health", terminal=True).out
+    assert "\x1b[" not in micro("health").out
+    micro.environ["NO_COLOR"] = "1"
+    assert not re.search("\x1b\\[[0-9]+m", micro("health", terminal=True).out)

@@ -1,0 +1,325 @@
+"""`micro run`, `update`, `kill`, `status`, `logs` and `health`."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from conftest import Screen, Shell
+from fake_platform import FakePlatform
+
+from micro.cli import deploying, pack, plan, tracebacks, view
+from micro.cli.session import Session
+
+BROKEN = """it ended with 1 before it was ready
+Traceback (most recent call last):
+  File "/home/x/.micro/server/runtime/micro/greeter/main.py", line 3, in <module>
+    import handlers
+  File "/home/x/.micro/server/runtime/micro/greeter/handlers/__init__.py", line 7, in <module>
+    nonsense
+  File "/usr/lib/python3.11/site-packages/other/main.py", line 99, in f
+NameError: name 'nonsense' is not defined"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A service's folder."""
+    made = tmp_path / "helloworld"
+    made.mkdir()
+    (made / "main.py").write_text("print('hi')\n")
+    return made
+
+
+def names_in(archive: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(archive))) as opened:
+        return opened.getnames()
+
+
+def test_run_uploads_the_folder_and_says_what_to_type_next(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    result = micro("run", str(folder))
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == [
+        "helloworld is running",
+        "",
+        "  url   http://127.0.0.1:18080/helloworld",
+        "  call  micro helloworld call --name=Ann",
+        '        curl http://127.0.0.1:18080/helloworld/call -d \'{"name": "Ann"}\'',
+        "  logs  micro logs helloworld",
+    ]
+    assert names_in(platform.uploads["upload-0"]) == ["main.py"]
+    created = platform.last("/Create").messages[0]
+    assert created == {
+        "service": {"name": "helloworld", "version": "latest", "namespace": "micro", "source": str(folder)},
+        "uploadId": "upload-0",
+        "wait": True,
+    }
+    first = platform.last("/Upload").messages[0]
+    assert (first["name"], first["namespace"]) == ("helloworld", "micro")
+
+
+def test_run_passes_its_flags_on(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    words = [
+        "--name=other",
+        "--version=v2",
+        "-e",
+        "A=b=c",
+        "--env_vars=D=",
+        "-i",
+        "3",
+        "--metadata",
+        "team=x",
+        "--no-wait",
+    ]
+    result = micro("run", str(folder), *words)
+    assert result.out == "other@v2 is starting; see: micro status other\n"
+    created = platform.last("/Create").messages[0]
+    assert created["service"] | {"source": ""} == {
+        "name": "other", "version": "v2", "namespace": "micro", "source": "", "metadata": {"team": "x"},
+    }  # fmt: skip
+    assert (created["env"], created["instances"], "wait" in created) == ({"A": "b=c", "D": ""}, 3, False)
+
+
+def test_run_of_what_runs_already_updates_it(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    micro("run", str(folder))
+    result = micro("run", str(folder))
+    assert result.out.startswith("helloworld is updated and running\n")
+    assert platform.last("/Update").messages[0]["uploadId"] == "upload-1"
+
+
+def test_a_large_folder_is_uploaded_in_pieces(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    import random
+
+    noise = random.Random(1).randbytes(700_000)
+    (folder / "model.bin").write_bytes(noise)
+    assert micro("run", str(folder)).code == 0
+    assert len(platform.last("/Upload").messages) == 3
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(platform.uploads["upload-0"]))) as opened:
+        member = opened.extractfile("model.bin")
+        assert member
+        assert member.read() == noise
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{}/nothing"], "no folder '{}/nothing': give the folder of a service, or make one: micro new"),
+        (["{}"], "no main.py in '{}': a service starts there; make one with: micro new NAME"),
+        (["{}/helloworld/main.py"], "'{}/helloworld/main.py' is a file: give the folder of the service, micro run {}/helloworld"),
+        (["github.com/micro/services/helloworld"], "no folder 'github.com/micro/services/helloworld': clone it first, then run the folder"),
+        (["{}/helloworld", "--name=Bad_Name"], "'Bad_Name' is not a service name: use up to 63 lower-case letters, digits, hyphens and dots, a letter first"),
+        (["{}/helloworld", "--name=registry"], "'registry' is a core service of the platform: give another name with --name"),
+        (["{}/helloworld", "-e", "A"], "--env_vars takes KEY=VALUE, not 'A'"),
+        (["{}/helloworld", "-i", "0"], "--instances takes 1 to 1000, not '0'; see: micro run --help"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused_before_anything_is_sent(
+    micro: Shell, platform: FakePlatform, folder: Path, words: list[str], message: str
+) -> None:
+    here = str(folder.parent)
+    result = micro("run", *(word.replace("{}", here) for word in words))
+    assert (result.code, result.out, result.err) == (2, "", f"micro: {message.replace('{}', here)}\n")
+    assert platform.calls == []
+
+
+def test_a_service_that_does_not_start_shows_the_place_and_its_last_output(
+    micro: Shell, platform: FakePlatform, folder: Path
+) -> None:
+    (folder / "handlers").mkdir()
+    (folder / "handlers" / "__init__.py").write_text("nonsense\n")
+    platform.fail_start = BROKEN
+    result = micro("run", str(folder))
+    assert (result.code, result.out) == (1, "")
+    lines = result.err.splitlines()
+    assert (
+        lines[0] == "micro: helloworld did not start: handlers/__init__.py:7: NameError: name 'nonsense' is not defined"
+    )
+    assert lines[1] == "  it ended with 1 before it was ready"
+    assert "    nonsense" in result.err
+    status = micro("status")
+    assert "\nhelloworld latest:\n  it ended with 1 before it was ready\n" in status.out
+    assert json.loads(micro("status", "-o", "json").out)[0]["error"] == BROKEN
+
+
+def test_update_by_name_finds_the_folder_again(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    micro("run", str(folder), "--name=other")
+    (folder / "extra.py").write_text("")
+    result = micro("update", "other")
+    assert result.out.startswith("other is updated and running\n")
+    assert names_in(platform.uploads["upload-1"]) == ["extra.py", "main.py"]
+    assert platform.last("/Update").messages[0]["service"]["name"] == "other"
+
+
+def test_update_of_what_does_not_run_is_an_error(micro: Shell, folder: Path) -> None:
+    result = micro("update", "nope")
+    assert (result.code, result.err) == (
+        4,
+        "micro: service 'nope' is not running: see micro status, or start it: micro run\n",
+    )
+    assert micro("update", str(folder)).code == 4
+
+
+def test_a_failed_update_leaves_the_word_to_the_runtime(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    micro("run", str(folder))
+    platform.fail_start = "no luck"
+    result = micro("update", str(folder))
+    assert (result.code, result.err) == (1, "micro: helloworld did not start: no luck\n")
+
+
+def test_kill_stops_each_and_goes_on_after_one_that_is_not_there(
+    micro: Shell, platform: FakePlatform, folder: Path
+) -> None:
+    for name in ("one", "two"):
+        micro("run", str(folder), "--name", name)
+    result = micro("kill", "one", "nope", "two")
+    assert (result.code, result.out) == (4, "one stopped\ntwo stopped\n")
+    assert result.err == "micro: service 'nope' version 'latest' is not running\n"
+    assert platform.running == {}
+
+
+def test_status_is_a_table_for_people(micro: Shell, folder: Path) -> None:
+    empty = micro("status")
+    assert (empty.code, empty.out) == (0, "")
+    micro("run", str(folder), "-i", "2")
+    header, row = micro("status").out.splitlines()
+    assert header.split() == ["NAME", "VERSION", "STATUS", "INSTANCES", "URL", "UPDATED"]
+    assert row.split()[:5] == ["helloworld", "latest", "running", "2/2", "http://127.0.0.1:18080/helloworld"]
+    assert header.index("STATUS") == row.index("running")
+    assert "\x1b[32mrunning\x1b[0m" in micro("status", terminal=True).out
+    assert micro("status", "nope").code == 4
+
+
+def test_status_as_json_keeps_its_promise(micro: Shell, folder: Path) -> None:
+    assert micro("status", "-o", "json").out == "[]\n"
+    micro("run", str(folder), "-i", "2")
+    assert json.loads(micro("status", "-o", "json").out) == [
+        {
+            "name": "helloworld",
+            "namespace": "micro",
+            "version": "latest",
+            "source": str(folder),
+            "status": "running",
+            "instances": 2,
+            "url": "http://127.0.0.1:18080/helloworld",
+            "error": "",
+            "updated": "2026-01-31T08:00:00Z",
+        }
+    ]
+
+
+def test_logs_are_lines_or_records(micro: Shell, platform: FakePlatform) -> None:
+    assert micro("logs", "helloworld").out == "".join(f"line {n}\n" for n in range(5))
+    assert micro("logs", "-n", "2", "helloworld").out == "line 3\nline 4\n"
+    records = [json.loads(line) for line in micro("logs", "registry", "-o", "json").out.splitlines()]
+    assert len(records) == 5
+    assert list(records[0]) == ["timestamp", "level", "message", "instance"]
+    micro("logs", "helloworld@v2", "-f")
+    asked = platform.last("/Logs").messages[0]
+    assert asked == {"name": "helloworld", "version": "v2", "namespace": "micro", "lines": 15, "follow": True}
+    assert micro("logs", "nope").code == 4
+    assert micro("logs", "helloworld", "-n", "0").code == 2
+
+
+def test_health_has_a_line_for_every_core_service(micro: Shell, platform: FakePlatform) -> None:
+    result = micro("health")
+    assert result.code == 0
+    lines = [line.split() for line in result.out.splitlines()[1:]]
+    assert lines == [[name, "ready"] for name in ("nats", "registry", "network", "runtime", "mesh", "api", "proxy")]
+    platform.health.pop("runtime")
+    platform.proxies = [{"id": "proxy"}, {"id": "api", "error": "bad route"}]
+    result = micro("health", "-o", "json")
+    assert result.code == 1
+    found = {one["name"]: (one["status"], one["detail"]) for one in json.loads(result.out)}
+    assert found["runtime"] == ("down", "runtime is not available: no healthy upstream; see: micro health")
+    assert found["mesh"] == ("down", "not connected to network")
+    assert found["api"] == ("not ready", "refused its routes: bad route")
+
+
+def test_health_waits_until_the_last_is_ready(
+    micro: Shell, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.health["runtime"] = "NOT_SERVING"
+
+    def turn(self: Session, seconds: float) -> None:
+        platform.health["runtime"] = "SERVING"
+
+    monkeypatch.setattr(Session, "sleep", turn)
+    assert micro("health", "--wait", "30").code == 0
+    assert sum(call.headers["micro-service"] == "runtime" for call in platform.calls) == 2
+
+
+def test_health_waits_for_a_server_that_is_not_there_yet(
+    lonely: Shell, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "sleep", lambda self, seconds: Shell(lonely.home, platform.address) and None)
+    assert lonely("health", "--wait=30").code == 0
+
+
+def test_health_gives_up_in_the_end(lonely: Shell) -> None:
+    result = lonely("health", "--wait=0.01")
+    assert (result.code, result.out) == (4, "")
+
+
+def test_watching_takes_each_change_live_and_shows_a_failure_once(
+    micro: Shell, platform: FakePlatform, folder: Path
+) -> None:
+    micro("run", str(folder))
+    out, err = Screen(), Screen()
+    session = Session(Screen(), out, err, micro.environ)
+    workload = plan.Workload(plan.Reference("helloworld"), "micro", str(folder))
+
+    def edits() -> object:
+        (folder / "main.py").write_text("nonsense\n")
+        platform.fail_start = BROKEN
+        yield "broken"
+        (folder / "main.py").write_text("nonsense # still\n")
+        yield "broken the same way"
+        platform.fail_start = ""
+        (folder / "main.py").write_text("fine\n")
+        yield "mended"
+        yield "saved, nothing changed"
+
+    deploying.watch(workload, folder, pack.pack(folder), edits(), session)  # type: ignore[arg-type]
+    assert out.getvalue() == "helloworld updated\n"
+    assert err.getvalue().count("helloworld did not start: main.py:3: NameError: name 'nonsense' is not defined") == 1
+    assert err.getvalue().count("the old code of helloworld keeps serving") == 1
+
+
+@pytest.mark.parametrize(
+    ("folder_name", "name"),
+    [
+        ("helloworld", "helloworld"),
+        ("My_Service", "my-service"),
+        ("2048 game!", "game"),
+        ("a.b", "a.b"),
+        ("x--", "x"),
+        ("a_.b", "a.b"),
+    ],
+)
+def test_a_folders_name_is_made_a_services(folder_name: str, name: str) -> None:
+    assert plan.name_of_folder(folder_name) == name
+
+
+def test_the_place_of_a_failure_is_the_innermost_of_the_services_own_files() -> None:
+    assert tracebacks.place(BROKEN, {"main.py"}) == "main.py:3: NameError: name 'nonsense' is not defined"
+    assert tracebacks.place("all is lost", {"main.py"}) == ""
+    syntax = 'File "/x/main.py", line 2\n    def\n       ^\nSyntaxError: invalid syntax'
+    assert tracebacks.place(syntax, {"main.py"}) == "main.py:2: SyntaxError: invalid syntax"
+
+
+@pytest.mark.parametrize(
+    ("updated", "shown"),
+    [
+        ("2026-01-31T08:00:00Z", "just now"),
+        ("2026-01-31T07:59:59.5Z", "just now"),
+        ("2026-01-31T07:59:58Z", "2 seconds ago"),
+        ("2026-01-31T07:59:00Z", "1 minute ago"),
+        ("2026-01-30T08:00:00Z", "1 day ago"),
+        ("", ""),
+    ],
+)
+def test_times_are_shown_as_people_say_them(updated: str, shown: str) -> None:
+    assert view.ago(updated, 1769846400.0) == shown
