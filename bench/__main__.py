@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import sys
 from dataclasses import asdict
@@ -27,7 +27,10 @@ def main(names: list[str]) -> int:
         print(f"bench: no measure {', '.join(sorted(unknown))}; there are {', '.join(rows.ALL)}", file=sys.stderr)
         return 2
     about = machine.describe()
-    print(f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, Python {about['python']}\n", flush=True)
+    print(
+        f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, Python {about['python']}\n",
+        flush=True,
+    )
     found: list[rows.Row] = []
     for name in names or rows.ALL:
         measure = rows.ALL[name]
@@ -37,7 +40,7 @@ def main(names: list[str]) -> int:
             print(line(row), flush=True)
     if not names:
         RESULTS.mkdir(exist_ok=True)
-        day = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+        day = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d")
         content = {"machine": about, "rows": [asdict(row) | {"good": row.good} for row in found]}
         (RESULTS / f"{day}.json").write_text(json.dumps(content, indent=2) + "\n")
         print(f"\nkept in bench/results/{day}.json")

@@ -59,7 +59,18 @@ def run(
         data, log = Path(scratch, "body"), Path(scratch, "log")
         data.write_bytes(body)
         command = ["taskset", "-c", core or machine.cores()[1], generator(), "-n", str(count), "-c", str(connections)]
-        command += ["-m", str(streams), "-t", "1", "-d", str(data), "-H", f"content-type: {content_type}", "-H", "te: trailers"]
+        command += [
+            "-m",
+            str(streams),
+            "-t",
+            "1",
+            "-d",
+            str(data),
+            "-H",
+            f"content-type: {content_type}",
+            "-H",
+            "te: trailers",
+        ]
         if rate:
             command += ["--rps", str(rate // connections), "--log-file", str(log)]
         done = subprocess.run([*command, url], capture_output=True, text=True, check=True, timeout=300)

@@ -11,7 +11,11 @@ from pathlib import Path
 def describe() -> dict[str, object]:
     """Processor, cores, memory, kernel, and the versions that matter."""
     processor = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     memory = int(Path("/proc/meminfo").read_text().split()[1]) // 2**20

@@ -58,7 +58,7 @@ def echo() -> Iterator[Row]:
         ("framework", processes.asgi("echo_service:app")),
     ):
         with server as address:
-            rates[name] = _best(lambda: load.run(f"http://{address}{PATH}", load.frame(MESSAGE))).rate  # noqa: B023
+            rates[name] = _best(lambda: load.run(f"http://{address}{PATH}", load.frame(MESSAGE))).rate
         yield Row(f"unary gRPC echo, {name}", rates[name], "requests/s")
     yield Row("framework / grpc.aio", rates["framework"] / rates["grpc.aio"], "ratio", 3, dream=5)
     yield Row("framework / minimal ASGI app", rates["framework"] / rates["minimal ASGI app"], "ratio", 0.6, dream=0.85)
@@ -71,7 +71,7 @@ def _pin(pids: dict[str, int], core: str) -> None:
 
 
 def gateway() -> Iterator[Row]:
-    """HTTP/JSON through `api` against straight to the service: service on one core, gateway and generator on the other."""
+    """HTTP/JSON through `api` against straight: service on one core, gateway and generator on the other."""
     with processes.platform() as platform:
         platform.cli("run", str(processes.CONTRACT))
         straight = json.loads(platform.cli("services", "-o", "json"))
@@ -101,13 +101,21 @@ def mesh() -> Iterator[Row]:
         found = json.loads(platform.cli("services", "-o", "json"))
         address = next(s["nodes"][0]["address"] for s in found if s["name"] == "helloworld")
         rates = {}
-        for name, kind, where in (("grpc.aio straight", "grpc", address), ("client through the mesh", "micro", platform.settings["mesh_address"])):
+        for name, kind, where in (
+            ("grpc.aio straight", "grpc", address),
+            ("client through the mesh", "micro", platform.settings["mesh_address"]),
+        ):
             command = [sys.executable, str(processes.PROGRAMS / "caller.py"), kind, where, "8000"]
             env = {**os.environ, "PYTHONPATH": str(processes.CONTRACT)}
-            runs = [float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+            runs = [
+                float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+                for _ in range(3)
+            ]
             rates[name] = statistics.median(runs)
             yield Row(f"service to service, {name}", rates[name], "calls/s")
-        yield Row("mesh / straight", rates["client through the mesh"] / rates["grpc.aio straight"], "ratio", 0.5, dream=0.9)
+        yield Row(
+            "mesh / straight", rates["client through the mesh"] / rates["grpc.aio straight"], "ratio", 0.5, dream=0.9
+        )
 
 
 def start() -> Iterator[Row]:
@@ -116,7 +124,9 @@ def start() -> Iterator[Row]:
         platform = processes.Platform(Path(home))
         try:
             yield Row("micro server, cold start to healthy", platform.start(), "s", 5, at_most=True, dream=2.5)
-            yield Row("idle platform, proportional memory", _memory(platform.pids()), "MB", 600, at_most=True, dream=350)
+            yield Row(
+                "idle platform, proportional memory", _memory(platform.pids()), "MB", 600, at_most=True, dream=350
+            )
             yield Row("micro run to first answer", _first_answer(platform), "s", 1.5, at_most=True, dream=0.8)
             yield Row("micro --help", _wall(platform, "--help"), "ms", 120, at_most=True, dream=60)
             yield Row("micro services", _wall(platform, "services"), "ms", 250, at_most=True, dream=120)
@@ -167,7 +177,14 @@ def scale() -> Iterator[Row]:
         figures = json.loads(done.stdout)
         yield Row("1,000 services registered and routed", figures["all"], "s")
         yield Row("one more service among 1,000, routed everywhere", figures["one"], "s", 1, at_most=True, dream=0.1)
-        yield Row("one more instance among 1,000 services, routed everywhere", figures["instance"], "s", 1, at_most=True, dream=0.1)
+        yield Row(
+            "one more instance among 1,000 services, routed everywhere",
+            figures["instance"],
+            "s",
+            1,
+            at_most=True,
+            dream=0.1,
+        )
         names = ("registry", "network", "nats", "api", "proxy", "mesh")
         pids = {name: pid for name, pid in platform.pids().items() if name in names}
         before = {name: _cpu(pid) for name, pid in pids.items()}

@@ -13,7 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 MICRO = str(BIN / "micro")
-DIM, BOLD, PLAIN = ("\x1b[2m", "\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
+DIM, BOLD, PLAIN = (
+    ("\x1b[2m", "\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
+)
 
 
 def show(command: str, output: str) -> None:
@@ -40,9 +42,7 @@ def over_grpc(address: str) -> str:
     from proto.helloworld_pb import Request, Response
 
     with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary(
-            "/helloworld.Helloworld/Call", Request.to_binary, Response.from_binary
-        )
+        call = channel.unary_unary("/helloworld.Helloworld/Call", Request.to_binary, Response.from_binary)
         return str(call(Request(name="Ann"), timeout=10).to_json())
 
 
@@ -55,7 +55,7 @@ def doors() -> None:
         f"curl http://{api}/helloworld/call -H 'content-type: application/json' -d '{{\"name\": \"Ann\"}}'",
         over_http(f"http://{api}/helloworld/call"),
     )
-    show(f"grpc {proxy} helloworld.Helloworld/Call '{{\"name\": \"Ann\"}}'", over_grpc(proxy))
+    show(f'grpc {proxy} helloworld.Helloworld/Call \'{{"name": "Ann"}}\'', over_grpc(proxy))
     show("micro helloworld --name=Ann", micro("helloworld", "--name=Ann"))
     print(f"\n  open  http://{api}/helloworld/call?name=you", flush=True)
     print(f"  type  {BOLD}source .venv/bin/activate && micro --help{PLAIN}   in another terminal", flush=True)
@@ -67,7 +67,9 @@ def main() -> int:
     server = subprocess.Popen([MICRO, "server", *sys.argv[1:]], start_new_session=True)
     signal.signal(signal.SIGTERM, lambda *_: server.send_signal(signal.SIGTERM))
     try:
-        waiting = subprocess.Popen([MICRO, "health", "--wait", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        waiting = subprocess.Popen(
+            [MICRO, "health", "--wait", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         while waiting.poll() is None:
             try:
                 # A server that cannot start says why by itself.

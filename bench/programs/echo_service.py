@@ -1,8 +1,9 @@
 """The same echo as its author would write it with Micro."""
 
-from micro import Service
 from proto.helloworld_connect import Helloworld
 from proto.helloworld_pb import Response
+
+from micro import Service
 
 
 class Handler(Helloworld):

@@ -11,11 +11,11 @@ import time
 
 os.environ["MICRO_NETWORK"] = sys.argv[1]
 
-from micro import client  # noqa: E402
-from micro.rpc.gen.micro.network.v1.network_connect import NetworkClient  # noqa: E402
-from micro.rpc.gen.micro.network.v1.network_pb import SyncRequest  # noqa: E402
-from micro.rpc.gen.micro.registry.v1.registry_connect import RegistryClient  # noqa: E402
-from micro.rpc.gen.micro.registry.v1.registry_pb import Endpoint, Node, RegisterRequest, Service, Value  # noqa: E402
+from micro import client
+from micro.rpc.gen.micro.network.v1.network_connect import NetworkClient
+from micro.rpc.gen.micro.network.v1.network_pb import SyncRequest
+from micro.rpc.gen.micro.registry.v1.registry_connect import RegistryClient
+from micro.rpc.gen.micro.registry.v1.registry_pb import Endpoint, Node, RegisterRequest, Service, Value
 
 
 async def main(count: int) -> None:
@@ -25,7 +25,9 @@ async def main(count: int) -> None:
         name = f"load{number}"
         node = Node(id=f"{name}-{instance}", address=f"127.0.0.1:{20000 + instance * 5000 + number}")
         value = Value(name="Request", type="message")
-        endpoint = Endpoint(name="Load.Call", path=f"/load{number}.Load/Call", request=value, response=value, kind="unary", timeout=10)
+        endpoint = Endpoint(
+            name="Load.Call", path=f"/load{number}.Load/Call", request=value, response=value, kind="unary", timeout=10
+        )
         service = Service(name=name, version="latest", nodes=[node], endpoints=[endpoint])
         return (await registry.register(RegisterRequest(service=service))).revision
 

@@ -17,7 +17,7 @@ class Handler(Helloworld):
         return Response(msg=f"Hello {request.name}")
 
     async def stream(self, request: StreamRequest, ctx) -> AsyncIterator[StreamResponse]:
-        for count in range(request.count):
+        for count in range(1, request.count + 1):
             yield StreamResponse(count=count)
 
     async def ping_pong(self, pings: AsyncIterator[Ping], ctx) -> AsyncIterator[Pong]:

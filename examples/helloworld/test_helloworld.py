@@ -20,7 +20,7 @@ class HelloworldTest(IsolatedAsyncioTestCase):
 
     async def test_it_counts(self) -> None:
         answers = Handler().stream(StreamRequest(count=3), None)
-        assert [answer.count async for answer in answers] == [0, 1, 2]
+        assert [answer.count async for answer in answers] == [1, 2, 3]
 
     async def test_it_returns_the_ball(self) -> None:
         async def strokes() -> AsyncIterator[Ping]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ class Process:
 class Counted(EnvoyDataplane):
     """Remembers what was pushed to whom: (proxy, type, names, removed names)."""
 
-    def __init__(self, version: str) -> None:
-        super().__init__(version)
+    def __init__(self, version: str, origins: Sequence[str] = ()) -> None:
+        super().__init__(version, origins)
         self._broken = False
         self.pushed: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = []
 
@@ -122,10 +123,10 @@ class Counted(EnvoyDataplane):
 class World:
     """Gateways, instances of an upstream, and the registry's content as a plain list."""
 
-    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, folder: Path, stack: AsyncExitStack, origins: Sequence[str] = ()) -> None:
         self.folder = folder
         self.ads_port = free_port()
-        self.plane = Counted("9.9.9")
+        self.plane = Counted("9.9.9", origins)
         self.revision = 0
         self.table = route.RouteTable()
         self.ports: dict[str, int] = {}
@@ -155,11 +156,13 @@ class World:
         self.server = server
         self._stack.push_async_callback(server.stop, None)
 
-    async def gateway(self, name: str, concurrency: int = 1) -> None:
+    async def gateway(self, name: str, limits: bootstrap.Limits | None = None) -> None:
         port = free_port()
         admin = self.folder / f"{name}.sock"
         gateway = bootstrap.Gateway(name, f"127.0.0.1:{port}", f"127.0.0.1:{self.ads_port}", admin)
-        self._run(name, bootstrap.command(gateway, self.folder, concurrency), {})
+        if limits is not None:
+            gateway = replace(gateway, limits=limits)
+        self._run(name, bootstrap.command(gateway, self.folder), {})
         self.ports[name] = port
         self.admins[name] = Admin(admin)
         await self.admins[name].wait_ready(20)
@@ -224,8 +227,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, *gateways: str) -> AsyncIterator[World]:
+async def world(folder: Path, *gateways: str, origins: Sequence[str] = ()) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        made = World(folder, stack)
+        made = World(folder, stack, origins)
         await made.start(*gateways)
         yield made

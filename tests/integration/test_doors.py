@@ -64,7 +64,10 @@ def test_http_takes_json_forms_and_what_curl_sends_unasked(world: worlds.World) 
     for body, kind in ((b'{"name":"Ann"}', "application/json"), (b"name=Ann", form), (b'{"name": "Ann"}', form)):
         status, _, answer = http(world, "/helloworld/call", body, content_type=kind)
         assert (status, json.loads(answer)) == (200, {"msg": "Hello Ann"}), kind
-    assert http(world, "/helloworld/call?name=Bob", b'{"name":"Ann"}', content_type="application/json")[2] == b'{"msg":"Hello Ann"}'
+    assert (
+        http(world, "/helloworld/call?name=Bob", b'{"name":"Ann"}', content_type="application/json")[2]
+        == b'{"msg":"Hello Ann"}'
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,9 @@ def test_http_takes_json_forms_and_what_curl_sends_unasked(world: worlds.World) 
     ],
     ids=lambda value: value[:24] if isinstance(value, bytes) else None,
 )
-def test_http_errors_are_json_with_the_status_that_fits(world: worlds.World, path: str, body: bytes, status: int, code: str) -> None:
+def test_http_errors_are_json_with_the_status_that_fits(
+    world: worlds.World, path: str, body: bytes, status: int, code: str
+) -> None:
     got, headers, answer = http(world, path, body, content_type="application/json")
     assert got == status, answer[:300]
     assert headers["content-type"].startswith("application/json")
@@ -93,7 +98,8 @@ def test_http_errors_are_json_with_the_status_that_fits(world: worlds.World, pat
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(world: worlds.World) -> None:
     host, _, port = world.api.rpartition(":")
-    head = f"POST /helloworld/call HTTP/1.1\r\nhost: {world.api}\r\ncontent-type: application/json\r\ncontent-length: {33 * 2**20}\r\n\r\n"
+    head = f"POST /helloworld/call HTTP/1.1\r\nhost: {world.api}\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {33 * 2**20}\r\n\r\n"
     with socket.create_connection((host, int(port)), 10) as connection:
         connection.sendall(head.encode())
         answer = connection.recv(65536).decode()
@@ -143,7 +149,9 @@ def _bodies() -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("door", ["proxy", "api"])
-@pytest.mark.parametrize("metadata", [(), (("micro-service", "helloworld"), ("micro-namespace", "micro"))], ids=["path", "header"])
+@pytest.mark.parametrize(
+    "metadata", [(), (("micro-service", "helloworld"), ("micro-namespace", "micro"))], ids=["path", "header"]
+)
 def test_grpc_on_both_gateways(world: worlds.World, door: str, metadata: tuple[tuple[str, str], ...]) -> None:
     request, response = _bodies()
     with grpc.insecure_channel(getattr(world, door)) as channel:
@@ -166,14 +174,20 @@ def test_grpc_to_what_is_not_there_says_so_at_once(world: worlds.World) -> None:
 
 
 def test_reflection_and_health_answer_standard_tools(world: worlds.World) -> None:
+    from protobuf import Oneof
+
     from micro.rpc.gen.grpc.health.v1.health_pb import HealthCheckRequest, HealthCheckResponse
     from micro.rpc.gen.grpc.reflection.v1.reflection_pb import ServerReflectionRequest, ServerReflectionResponse
-    from protobuf import Oneof
 
     metadata = (("micro-service", "helloworld"),)
     with grpc.insecure_channel(world.proxy) as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check", HealthCheckRequest.to_binary, HealthCheckResponse.from_binary)
-        assert check(HealthCheckRequest(), timeout=5, metadata=metadata).status == HealthCheckResponse.ServingStatus.SERVING
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check", HealthCheckRequest.to_binary, HealthCheckResponse.from_binary
+        )
+        assert (
+            check(HealthCheckRequest(), timeout=5, metadata=metadata).status
+            == HealthCheckResponse.ServingStatus.SERVING
+        )
         for version in ("v1", "v1alpha"):
             reflect = channel.stream_stream(
                 f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
@@ -210,10 +224,19 @@ asyncio.run(main())
 
 
 def test_the_command_line(world: worlds.World) -> None:
-    for words in (("helloworld", "--name=Ann"), ("helloworld", "call", "--name", "Ann"), ("helloworld", "helloworld", "call", "--name=Ann")):
+    for words in (
+        ("helloworld", "--name=Ann"),
+        ("helloworld", "call", "--name", "Ann"),
+        ("helloworld", "helloworld", "call", "--name=Ann"),
+    ):
         assert json.loads(world.cli(*words).stdout) == {"msg": "Hello Ann"}
-    assert json.loads(world.cli("call", "helloworld", "Helloworld.Call", '{"name":"Ann"}').stdout) == {"msg": "Hello Ann"}
-    assert [json.loads(line) for line in world.cli("helloworld", "stream", "--count=2").stdout.splitlines()] == [{}, {"count": "1"}]
+    assert json.loads(world.cli("call", "helloworld", "Helloworld.Call", '{"name":"Ann"}').stdout) == {
+        "msg": "Hello Ann"
+    }
+    assert [json.loads(line) for line in world.cli("helloworld", "stream", "--count=2").stdout.splitlines()] == [
+        {},
+        {"count": "1"},
+    ]
     strokes = world.cli("stream", "helloworld", "Helloworld.PingPong", stdin='{"stroke":1}\n{"stroke":2}\n').stdout
     assert [json.loads(line) for line in strokes.splitlines()] == [{"stroke": "1"}, {"stroke": "2"}]
     assert world.cli("helloworld", "call", check=False).returncode == 127

@@ -7,9 +7,14 @@ import http.client
 
 from gateway_world import Counted, registration, world
 
+from micro.backends.envoy.bootstrap import Limits
+from micro.domain.service import StreamKind
+
 
 class Load:
     """Requests one after the other on a few connections, counted by what came back."""
+
+    connections = 3
 
     def __init__(self, port: int, path: str) -> None:
         self.port, self.path = port, path
@@ -18,7 +23,7 @@ class Load:
         self._stop = False
 
     async def __aenter__(self):
-        self._tasks = [asyncio.create_task(asyncio.to_thread(self._run)) for _ in range(3)]
+        self._tasks = [asyncio.create_task(asyncio.to_thread(self._run)) for _ in range(self.connections)]
         await self.more(20)
         return self
 
@@ -74,7 +79,7 @@ async def test_instances_come_and_go_under_load_and_no_request_fails(tmp_path):
             before = dict(load.answers)
             await load.more(20)
             assert load.answers["three"] > before["three"]
-            assert load.answers["one"] - before["one"] <= 3, "at most what was in flight"
+            assert load.answers["one"] - before["one"] <= load.connections, "at most what was in flight"
         assert load.failures == []
 
 
@@ -100,6 +105,20 @@ async def test_a_dead_instance_that_is_still_listed_costs_nobody_an_answer(tmp_p
         async with Load(made.ports["api"], "/hello/call") as load:
             await load.more(200)
         assert load.failures == []
+
+
+async def test_a_killed_instance_fails_only_what_it_had_begun(tmp_path):
+    async with world(tmp_path, "api") as made:
+        one, two = await asyncio.gather(made.instance("one"), made.instance("two"))
+        await made.routed([registration("hello", one), registration("hello", two)])
+        async with Load(made.ports["api"], "/hello/call?sleep=0.01") as load:
+            made.processes["one"].kill()
+            before = load.answers["two"]
+            await load.more(200)
+            assert load.answers["two"] > before
+        assert len(load.failures) <= load.connections, "one request a connection can have been inside"
+        for failure in load.failures:
+            assert failure.startswith('503 {"code":"unavailable"')
 
 
 async def test_the_control_plane_dies_and_returns_and_traffic_never_notices(tmp_path):
@@ -177,11 +196,46 @@ async def test_a_burst_of_changes_is_sent_in_few_pieces(tmp_path):
         assert (await made.get("api", "/s299/call"))[0] == 200
 
 
+async def test_the_largest_service_that_can_be_registered_does_not_harm_the_others(tmp_path):
+    """Its pattern is the longest there can be: 64 streams with names as long as they may get."""
+    async with world(tmp_path, "api", "proxy") as made:
+        one = await made.instance("one")
+        for count in (64, 1000):
+            names = [f"Stream{number}" + "Ab" * 58 for number in range(count)]
+            large = registration("l" * 63, one, rpc="a" * 200 + ".Large", streams=[(n, StreamKind.BIDI) for n in names])
+            await made.routed([registration("hello", one), large])
+            assert [state.error for state in made.plane.proxies()] == ["", ""]
+            assert (await made.get("api", f"/{'l' * 63}/{names[-1]}?sleep=0.1"))[0] == 200
+            assert (await made.get("api", "/hello/call"))[0] == 200
+
+
+async def test_limits_hold_and_are_told_in_the_platforms_words(tmp_path):
+    limits = Limits(header_wait=0.5, connections=2)
+    async with world(tmp_path) as made:
+        await made.gateway("api", limits=limits)
+        reader, writer = await asyncio.open_connection("127.0.0.1", made.ports["api"])
+        writer.write(b"GET / HTTP/1.1\r\nhost: slow\r\n")
+        async with asyncio.timeout(10):
+            told = await reader.read()
+        assert told.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"deadline_exceeded"' in told
+        writer.close()
+        held = [await asyncio.open_connection("127.0.0.1", made.ports["api"]) for _ in range(2)]
+        for _, one in held:
+            one.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        for reader, _ in held:
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+        reader, third = await asyncio.open_connection("127.0.0.1", made.ports["api"])
+        async with asyncio.timeout(10):
+            assert await reader.read() == b"", "one too many is closed at once"
+        for _, one in (*held, (None, third)):
+            one.close()
+
+
 async def test_what_a_proxy_refuses_is_told_and_mended_by_the_next_table(tmp_path):
     async with world(tmp_path, "api") as made:
         one = await made.instance("one")
         before = made.revision
-        # A path no contract can have, and no pattern either: more of it than Envoy wants to compile.
         await made.routed([registration("hello", one)])
         good = made.revision
         made.plane.break_next()

@@ -95,7 +95,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         assert worlds.eventually(lambda: "Hello Ann" in _try(lambda: greet(world)), 15)
 
 
-def _try(ask) -> str:  # noqa: ANN001
+def _try(ask) -> str:
     try:
         return ask()
     except OSError:

@@ -20,7 +20,7 @@ from micro.server.settings import Layout, free_addresses
 BIN = Path(sys.executable).parent
 MICRO = str(BIN / "micro")
 
-HELLO = '''
+HELLO = """
 import asyncio, os
 from micro import Service, errors
 from proto.helloworld_connect import Helloworld
@@ -39,7 +39,7 @@ class Handler(Helloworld):
         return Response(msg=f"{GREETING} {request.name}")
 
 app = Service("helloworld", Handler())
-'''
+"""
 
 PROTO = """
 syntax = "proto3";
@@ -89,10 +89,18 @@ class World:
             self.process.send_signal(how)
         return self.process.wait(timeout)
 
-    def cli(self, *words: str, check: bool = True, cwd: Path | None = None, timeout: float = 60, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *words: str, check: bool = True, cwd: Path | None = None, timeout: float = 60, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """Run `micro WORDS`."""
         done = subprocess.run(
-            [MICRO, *words], env=self.env, cwd=cwd or self.home, input=stdin, text=True, capture_output=True, timeout=timeout
+            [MICRO, *words],
+            env=self.env,
+            cwd=cwd or self.home,
+            input=stdin,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
         )
         if check:
             assert done.returncode == 0, f"micro {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -145,7 +153,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def eventually(check, within: float = 10.0):  # noqa: ANN001, ANN201
+def eventually(check, within: float = 10.0):
     """The first true value of `check()`, asked again and again; the last one when time is up."""
     end = time.monotonic() + within
     while True:
@@ -175,7 +183,8 @@ class Load:
 
     async def connection(self, address: str, path: str, body: bytes) -> None:
         host, _, port = address.rpartition(":")
-        head = f"POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: {address}\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         request = head.encode() + body
         reader = writer = None
         while not self.stopping:
@@ -217,7 +226,9 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def load(address: str, path: str = "/helloworld/call", name: str = "Ann", connections: int = 4) -> AsyncIterator[Load]:
+async def load(
+    address: str, path: str = "/helloworld/call", name: str = "Ann", connections: int = 4
+) -> AsyncIterator[Load]:
     """Requests flow while the block runs."""
     made = Load()
     body = json.dumps({"name": name}).encode()

@@ -42,7 +42,7 @@ class Helloworld(Protocol):
 
     def stream(self, request: StreamRequest, ctx: RequestContext[StreamRequest, StreamResponse], /) -> AsyncIterator[StreamResponse]:
         """
-        Stream counts from 0 up to a number.
+        Stream counts from 1 up to a number.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -151,7 +151,7 @@ class HelloworldClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> AsyncIterator[StreamResponse]:
         """
-        Stream counts from 0 up to a number.
+        Stream counts from 1 up to a number.
         """
         return self.execute_server_stream(
             request=request,
@@ -202,7 +202,7 @@ class HelloworldSync(Protocol):
 
     def stream(self, request: StreamRequest, ctx: RequestContext[StreamRequest, StreamResponse], /) -> Iterator[StreamResponse]:
         """
-        Stream counts from 0 up to a number.
+        Stream counts from 1 up to a number.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -309,7 +309,7 @@ class HelloworldClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> Iterator[StreamResponse]:
         """
-        Stream counts from 0 up to a number.
+        Stream counts from 1 up to a number.
         """
         return self.execute_server_stream(
             request=request,

@@ -94,7 +94,7 @@ class StreamRequest(Message[_StreamRequestFields]):
 
     Attributes:
         count:
-            How many numbers to send.
+            The last number.
 
             ```proto
             int64 count = 1;

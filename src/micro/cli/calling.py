@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +82,9 @@ def resolve(service: str, typed: str, options: Options, session: Session) -> End
         NoServiceError, NoEndpointError, UnreachableError: as the name says.
     """
     if options.address:
+        names.service(service)
+        if not re.fullmatch(r"[\w./-]+", typed, re.ASCII):
+            raise failures.UsageError(f"{typed!r} is not an endpoint: give Service.Method or /package.Service/Method")
         owner, _, method = typed.rpartition(".")
         path = typed if typed.startswith("/") else f"/{service}/{owner or names.camel(service)}/{method}"
         return schema.endpoint({"name": typed, "path": path})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from micro.cli import failures, pack, plan, schema, tracebacks, view
 from micro.cli.output import Progress
 from micro.cli.session import Session
+from micro.domain import names
 from micro.domain.errors import Error, Kind
 
 
@@ -33,8 +34,8 @@ def folder(source: str) -> Path:
     return path.resolve()
 
 
-def create(workload: plan.Workload, archive: pack.Archive, session: Session) -> tuple[dict[str, Any], bool]:
-    """Create a service, or update it when it runs already; returns it and whether it was there.
+def create(workload: plan.Workload, archive: pack.Archive, session: Session) -> bool:
+    """Create a service, or update it when it runs already; returns whether it was there.
 
     Raises:
         StartError: it did not start.
@@ -43,57 +44,104 @@ def create(workload: plan.Workload, archive: pack.Archive, session: Session) -> 
     try:
         upload_id = _uploaded(workload, archive, session, progress)
         request = workload.request(upload_id)
-        progress.show(f"starting {workload.reference}…")
-        try:
-            return session.platform.create(request), False
-        except Error as error:
-            if error.kind is not Kind.ALREADY_EXISTS:
-                raise
-        progress.show(f"updating {workload.reference}…")
-        return session.platform.update(request), True
+        with _Following(workload.reference, session):
+            try:
+                session.platform.create(request)
+            except Error as error:
+                if error.kind is not Kind.ALREADY_EXISTS:
+                    raise
+                session.platform.update(request)
+                return True
+            return False
     except Error as error:
-        raise _explained(error, workload, archive) from None
+        raise _explained(error, workload, archive, session) from None
     finally:
         progress.clear()
 
 
-def update(workload: plan.Workload, archive: pack.Archive, session: Session) -> dict[str, Any]:
+def update(workload: plan.Workload, archive: pack.Archive, session: Session) -> None:
     """Replace a running service's code; raises StartError when the new code does not start."""
     progress = session.progress
     try:
         upload_id = _uploaded(workload, archive, session, progress)
-        progress.show(f"updating {workload.reference}…")
-        return session.platform.update(workload.request(upload_id))
+        with _Following(workload.reference, session):
+            session.platform.update(workload.request(upload_id))
     except Error as error:
-        raise _explained(error, workload, archive) from None
+        raise _explained(error, workload, archive, session) from None
     finally:
         progress.clear()
 
 
+class _Following:
+    """Shows on a terminal what the runtime is doing with a service, for as long as a `with` lasts."""
+
+    def __init__(self, reference: plan.Reference, session: Session) -> None:
+        self._reference = reference
+        self._session = session
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="micro-progress", daemon=True)
+
+    def __enter__(self) -> None:
+        if self._session.err.terminal:
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _follow(self) -> None:
+        progress = self._session.progress
+        progress.show(f"starting {self._reference}…")
+        while not self._over.wait(0.3):
+            try:
+                services = self._session.platform.read(self._reference.name, self._reference.version)
+            except Error:
+                return  # the call that waits will say what is wrong
+            state = view.status(str(services[0].get("status", ""))) if services else ""
+            if state in ("pending", "building", "starting"):
+                progress.show(f"{state} {self._reference}…")
+
+
 class StartError(Error):
-    """The code did not build or start.
+    """The code did not build or start; says so in several lines, the place first.
 
     Attributes:
         place: "main.py:3: NameError: …"; empty where the output does not tell.
         output: the reason with the last lines of output.
     """
 
-    def __init__(self, subject: str, place: str, output: str) -> None:
+    def __init__(self, subject: str, place: str, output: str, *, old_serves: bool) -> None:
         head, _, rest = output.strip().partition("\n")
-        shown = [f"{subject} did not start: {place or head}"]
-        if place and head not in place:
-            shown.append(textwrap.indent(head, "  "))
+        reason = head.partition(" did not start: ")[2] or head
+        said = place.partition(": ")[2]
+        shown = [f"{subject} did not start: {place or reason}"]
+        if place and (not said or said not in reason):
+            shown.append(f"  {reason}")
         if rest.strip():
             shown.append(textwrap.indent(rest, "  "))
+        if old_serves:
+            shown.append(f"the old code of {subject} keeps serving")
         super().__init__(Kind.FAILED_PRECONDITION, "\n".join(shown))
         self.place = place
         self.output = output
 
 
-def _explained(error: Error, workload: plan.Workload, archive: pack.Archive) -> Error:
+def _explained(error: Error, workload: plan.Workload, archive: pack.Archive, session: Session) -> Error:
     if error.kind is not Kind.FAILED_PRECONDITION:
         return error
-    return StartError(str(workload.reference), tracebacks.place(error.message, set(archive.files)), error.message)
+    files = set(archive.files)
+    output = tracebacks.localised(error.message, files)
+    serving = _serves(workload.reference, session)
+    return StartError(str(workload.reference), tracebacks.place(output, files), output, old_serves=serving)
+
+
+def _serves(reference: plan.Reference, session: Session) -> bool:
+    try:
+        services = session.platform.read(reference.name, reference.version)
+    except Error:
+        return False
+    return any(view.record(one, "")["instances"] for one in services)
 
 
 def _uploaded(workload: plan.Workload, archive: pack.Archive, session: Session, progress: Progress) -> str:
@@ -101,7 +149,7 @@ def _uploaded(workload: plan.Workload, archive: pack.Archive, session: Session, 
     return session.platform.upload(workload.reference.name, archive.data)
 
 
-def report(service: dict[str, Any], reference: plan.Reference, word: str, session: Session) -> None:
+def report(reference: plan.Reference, word: str, session: Session) -> None:
     """Say that it runs, where it answers, how to call it and how to see its logs."""
     out = session.out
     url = view.url(reference.name, session.environment.api_address)
@@ -109,12 +157,15 @@ def report(service: dict[str, Any], reference: plan.Reference, word: str, sessio
     rows = [("url", url)] if url else []
     words, flag, body = _example(reference.name, session)
     if words:
-        rows.append(("call", " ".join(part for part in ("micro", reference.name, words, flag) if part)))
+        rows.append(("call", " ".join(part for part in (session.micro, reference.name, words, flag) if part)))
         if url:
-            rows.append(("", f"curl {url}/{words.replace(' ', '/')} -d '{body}'"))
+            header = (
+                "" if session.namespace == names.DEFAULT_NAMESPACE else f" -H 'micro-namespace: {session.namespace}'"
+            )
+            rows.append(("", f"curl {url}/{words.replace(' ', '/')}{header} -d '{body}'"))
     else:
-        rows.append(("call", f"micro {reference.name} --help"))
-    rows.append(("logs", f"micro logs {reference}{' -f' if out.terminal else ''}"))
+        rows.append(("call", f"{session.micro} {reference.name} --help"))
+    rows.append(("logs", f"{session.micro} logs {reference}{' -f' if out.terminal else ''}"))
     out.line()
     for label, text in rows:
         out.line(f"  {out.styled(label.ljust(4), 'dim')}  {text}")
@@ -128,10 +179,23 @@ def _example(name: str, session: Session) -> tuple[str, str, str]:
 
 
 def watch(
-    workload: plan.Workload, path: Path, archive: pack.Archive, changes: Iterable[object], session: Session
+    workload: plan.Workload,
+    path: Path,
+    archive: pack.Archive,
+    changes: Iterable[object],
+    session: Session,
+    shown: str = "",
 ) -> None:
-    """Update the service each time its files changed; a failure is shown once and the old code goes on serving."""
-    shown = ""
+    """Update the service each time its files changed; a failure is shown once and the old code goes on serving.
+
+    Args:
+        workload: what runs.
+        path: the folder.
+        archive: what was uploaded last.
+        changes: yields each time that something was saved.
+        session: gives the way and the streams.
+        shown: the failure that the user has seen last.
+    """
     for _ in changes:
         try:
             fresh = pack.pack(path)
@@ -143,7 +207,6 @@ def watch(
             text = str(error)
             if text != shown:
                 session.err.line(session.err.styled("✘ ", "red") * session.err.colour + text)
-                session.err.line(f"the old code of {workload.reference} keeps serving")
             shown = text
         else:
             shown = ""

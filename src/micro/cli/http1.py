@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 MAX_HEAD = 64 * 1024
 _CHUNK = 64 * 1024
+_HEX = frozenset("0123456789abcdefABCDEF")
 
 
 class BadAnswerError(Exception):
@@ -31,7 +32,7 @@ class Connection:
     """
 
     def __init__(self, host: str, port: int, *, secure: bool = False, timeout: float | None = None) -> None:
-        self.host = f"{host}:{port}"
+        self.host = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         connected = socket.create_connection((host, port), timeout=min(timeout or 10.0, 10.0))
         connected.settimeout(timeout)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -53,16 +54,10 @@ class Connection:
         except OSError:
             return  # it is closed already, which is what was wanted
 
-    def send_head(self, path: str, headers: Mapping[str, str]) -> None:
-        lines = [
-            f"POST {path} HTTP/1.1",
-            f"host: {self.host}",
-            *(f"{name}: {value}" for name, value in headers.items()),
-        ]
-        self._socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("utf-8"))
-
-    def send_body(self, body: bytes) -> None:
-        self._socket.sendall(body)
+    def send_head(self, path: str, headers: Mapping[str, str], body: bytes = b"") -> None:
+        """Send a request's head, and in the same packet where it fits a body of the length that the headers tell."""
+        lines = [f"POST {path} HTTP/1.1", f"host: {self.host}", *(f"{name}: {text}" for name, text in headers.items())]
+        self._socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("utf-8") + body)
 
     def send_chunk(self, chunk: bytes) -> None:
         """Send a piece of a body of unknown length; an empty one ends it."""
@@ -89,7 +84,10 @@ class Connection:
         if headers.get("transfer-encoding", "").lower() == "chunked":
             return _Pieces(self._chunks()).read
         if "content-length" in headers:
-            return _Limited(self._reader.read, int(headers["content-length"])).read
+            length = headers["content-length"]
+            if not (length.isascii() and length.isdecimal()):
+                raise BadAnswerError(f"not a length: {length[:60]!r}")
+            return _Limited(self._reader.read, int(length)).read
         return lambda size: self._reader.read(size)
 
     def _line(self) -> str:
@@ -99,10 +97,9 @@ class Connection:
     def _chunks(self) -> Iterator[bytes]:
         while True:
             size_text = self._line().partition(";")[0].strip()
-            try:
-                size = int(size_text, 16)
-            except ValueError:
-                raise BadAnswerError("the connection was closed in the middle of an answer") from None
+            if not size_text or set(size_text) - _HEX or len(size_text) > 15:
+                raise BadAnswerError("the connection was closed in the middle of an answer")
+            size = int(size_text, 16)
             if size == 0:
                 while self._line():
                     pass

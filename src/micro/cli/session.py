@@ -51,6 +51,24 @@ class Session:
         self._environment = environment or self._environment
         self._namespace = namespace or self._namespace
 
+    def elsewhere(self, environment: str = "", namespace: str = "") -> Session:
+        """The same run against another environment or namespace; nothing given keeps its own."""
+        return Session(
+            self.stdin,
+            self.stdout,
+            self.stderr,
+            self.environ,
+            environment or self._environment,
+            namespace or self._namespace,
+        )
+
+    @property
+    def micro(self) -> str:
+        """What a person types for `micro` to mean the same environment and namespace as in this run."""
+        chosen = [f"--env {self._environment}"] if self._environment else []
+        chosen += [f"--namespace {self._namespace}"] if self._namespace else []
+        return " ".join(["micro", *chosen])
+
     def now(self) -> float:
         """Seconds since 1970."""
         return time.time()

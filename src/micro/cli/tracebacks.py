@@ -28,6 +28,11 @@ def place(output: str, files: Collection[str]) -> str:
     return f"{found}: {said[-1]}" if found and said else found
 
 
+def localised(output: str, files: Collection[str]) -> str:
+    """The output with the service's own files named as in its folder, not where the server unpacked them."""
+    return _PLACE.sub(lambda match: f'File "{_own(match[1], files) or match[1]}", line {match[2]}', output)
+
+
 def _own(path: str, files: Collection[str]) -> str:
     if "/site-packages/" in path or path.startswith("<"):
         return ""

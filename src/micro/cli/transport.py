@@ -79,9 +79,8 @@ class Transport:
         wait = patience if patience is not None else (timeout + 2 if timeout else None)
         headers = self._headers(service, "application/json", timeout, metadata) | {"content-length": str(len(body))}
         with self._connected(wait) as connection:
-            connection.send_head(path, headers)
             with contextlib.suppress(ConnectionError):  # a server that refuses early has answered by then
-                connection.send_body(body)
+                connection.send_head(path, headers, body)
             status, answered = connection.receive_head()
             answer = connection.body(answered)(-1)
         if status != 200:
@@ -153,7 +152,8 @@ class Transport:
                 Kind.DEADLINE_EXCEEDED, f"no answer from {self.address} in {wait:g} s"
             ) from None
         except (OSError, BadAnswerError) as error:
-            raise failures.UnreachableError(f"{self.address} broke off: {error}") from None
+            cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise failures.UnreachableError(f"{self.address} broke off: {cause}") from None
         finally:
             connection.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from micro.domain.service import Registration, StreamKind
 
 Key = tuple[str, str]
 """Namespace and service."""
+
+_PATH = re.compile(r"/([A-Za-z_][A-Za-z0-9_.]{0,254})/[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +96,18 @@ def of_service(registrations: Iterable[Registration]) -> Route | None:
     instances = list(registrations)
     if not instances:
         return None
-    endpoints = [endpoint for instance in instances for endpoint in instance.endpoints]
+    # What has no gRPC path (it came from another framework, or from someone with ideas) plays no part.
+    endpoints = [e for instance in instances for e in instance.endpoints if _PATH.fullmatch(e.path)]
     kinds = {endpoint.kind for endpoint in endpoints}
     streams = {endpoint.path for endpoint in endpoints if endpoint.stream}
     timeouts = [endpoint.timeout for endpoint in endpoints if endpoint.path not in streams]
     return Route(
         namespace=instances[0].namespace,
         service=instances[0].name,
-        rpc_services=tuple(sorted({name for endpoint in endpoints if (name := _rpc_service(endpoint.path))})),
+        rpc_services=tuple(sorted({endpoint.path.split("/")[1] for endpoint in endpoints})),
         addresses=tuple(sorted({instance.node.address for instance in instances})),
         timeout=0.0 if any(timeout <= 0 for timeout in timeouts) else max(timeouts, default=0.0),
         streams=tuple(sorted(streams)),
         pushes=bool(kinds & {StreamKind.SERVER, StreamKind.BIDI}),
         duplex=StreamKind.BIDI in kinds,
     )
-
-
-def _rpc_service(path: str) -> str:
-    """ "/helloworld.Helloworld/Call" belongs to "helloworld.Helloworld"; a path of another shape to none."""
-    slash, _, rest = path.partition("/")
-    name, _, method = rest.partition("/")
-    return name if not slash and method and "/" not in method else ""

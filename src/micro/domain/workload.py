@@ -19,7 +19,7 @@ TOLD_LINES = 20
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_ENVOY = re.compile(r"^(\[\w+\] )?\[source/")
+_ENVOY = re.compile(r"^(\[\w+\] )?\[(\./)?source/")
 _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Warning)(?:: .*)?$")
 _TRACEBACK = re.compile(r"^(Traceback \(most recent call last\):|\s+File \"[^\"]+\", line \d+)")
 

@@ -17,7 +17,7 @@ from micro.domain.service import Node, Registration
 from micro.framework import client as calls
 from micro.framework import logging as logs
 from micro.framework.registration import Presence, accepting
-from micro.rpc import schema
+from micro.rpc import asgi_server, schema
 from micro.rpc.app import DEFAULT_TIMEOUT, MAX_MESSAGE, Application
 from micro.rpc.client import Client
 from micro.rpc.interceptor import Interceptor
@@ -109,6 +109,7 @@ class Service(Application):
     async def lifespan(self, receive: Receive, send: Send) -> None:
         """The server's start and stop, as ASGI tells them."""
         logs.configure()
+        asgi_server.disembed()
         async with AsyncExitStack() as stack:
             await receive()
             try:

@@ -25,8 +25,10 @@ def spawn(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> 
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+    while not task.done():
+        # Again and again: code below may swallow a cancellation, as asyncio.wait_for did before Python 3.12.
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
 
 
 def _report(task: asyncio.Task[None]) -> None:

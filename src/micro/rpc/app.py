@@ -71,11 +71,20 @@ class Application:
         self._fast: dict[tuple[str, bytes | None], Serve] = {}
         for method in every:
             if method.kind is StreamKind.UNARY:
-                for content_type, json in _GRPC_TYPES.items():
-                    serve = unary.grpc(method, max_message, content_type, json=json)
-                    self._fast[method.path, content_type] = serve
-                for content_type in _JSON_TYPES:
-                    self._fast[method.path, content_type] = unary.json(method, max_message)
+                self._prepare(method)
+
+    def _prepare(self, method: Method) -> None:
+        """Make the functions that answer a method at once, for each way that programs spell its path."""
+        short, call = f"/{self.name}", method.desc.name
+        spellings = {short, f"{short}/{call}", f"{short}/{method.desc.parent.name}/{call}", f"{short}/{call.lower()}"}
+        paths = [method.path, *(path for path in spellings if self._short(path) is method)]
+        for content_type, as_json in _GRPC_TYPES.items():
+            serve = unary.grpc(method, self.max_message, content_type, json=as_json)
+            self._fast.update(((path, content_type), serve) for path in paths)
+        serve = unary.json(method, self.max_message)
+        self._fast.update(((path, content_type), serve) for path in paths for content_type in _JSON_TYPES)
+        # Messages in JSON under the content-type of protobuf, which is all that some gRPC libraries can send.
+        self._fast[method.path, _CODEC] = unary.grpc(method, self.max_message, b"application/grpc", json=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -100,7 +109,9 @@ class Application:
             if home is None or home is asyncio.get_running_loop():
                 await websocket.serve(method, scope, receive, send, limit)
             else:
-                await loops.over(home, lambda take, give: websocket.serve(method, scope, take, give, limit), receive, send)
+                await loops.over(
+                    home, lambda take, give: websocket.serve(method, scope, take, give, limit), receive, send
+                )
         elif kind == "lifespan":
             self._loop = asyncio.get_running_loop()
             await self.lifespan(receive, send)
@@ -150,16 +161,12 @@ class Application:
                 raise errors.unimplemented(self._unknown(scope["path"]).message)
             plain = headers.get(b"grpc-encoding", b"identity") == b"identity"
             if method.kind is StreamKind.UNARY and family == "application/grpc" and plain:
-                json = codec == "json" or headers.get(_CODEC) == b"json"
-                # Built for this one call: what must be quick comes by the full path, and has its function ready.
-                await self._grpc(method, kind.encode(), json=json)(scope, headers, receive, send)
+                as_json = codec != "json" and headers.get(_CODEC) == b"json"
+                await self._fast[method.path, _CODEC if as_json else kind.encode()](scope, headers, receive, send)
             else:
                 await self._general(method, scope, headers, receive, send)
         except Exception as error:  # noqa: BLE001 - the last place to answer from
             await unary.fail_grpc(send, error, None, type_header)
-
-    def _grpc(self, method: Method, content_type: bytes, *, json: bool) -> Serve:
-        return unary.grpc(method, self.max_message, content_type, json=json)
 
     def _unknown(self, path: str) -> errors.Error:
         known = ", ".join(sorted(method.name for method in self.methods)[:8])

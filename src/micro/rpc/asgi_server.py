@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import find_libpython
-
 from micro.domain import errors
 
 _TYPE = "type.googleapis.com/"
@@ -49,6 +47,8 @@ def libpython() -> str:
     known = os.environ.get("MICRO_LIBPYTHON")
     if known and Path(known).exists():
         return known
+    import find_libpython  # looking is slow, and only the first process of a server has to
+
     for candidate in [] if known else find_libpython.candidate_paths():
         path = Path(candidate)
         if path.name.startswith("libpython") and path.exists():
@@ -89,6 +89,22 @@ def _search_path(python: str) -> tuple[tuple[str, ...], str]:
         raise errors.failed_precondition(f"{python} does not run: {done.stderr.strip()[-300:]}")
     path, prefix = json.loads(done.stdout)
     return tuple(p for p in path if p), str(prefix)
+
+
+_FOR_ENVOY_ONLY = ("LD_PRELOAD", "PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "GRPC_ENABLE_FORK_SUPPORT")
+
+
+def disembed() -> None:
+    """Called by the application inside Envoy: what it executes from now on runs as if it were not.
+
+    Takes back the variables that embedding needed, and lets `sys.executable` name the interpreter. Does nothing in a
+    process that `command` did not make.
+    """
+    python = os.environ.get("MICRO_PYTHON")
+    if python and os.environ.get("PYTHONHOME"):
+        sys.executable = python
+        for name in _FOR_ENVOY_ONLY:
+            os.environ.pop(name, None)
 
 
 def config(app: str, address: str, admin: Path, websockets: bool = True) -> dict[str, Any]:
@@ -186,6 +202,8 @@ def command(
         "PYTHONHOME": f"{prefix}{os.pathsep}{prefix}",
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
+        # gRPC's own fork handlers only complain here: what a service runs, it executes.
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
         "LD_PRELOAD": library,
         "MICRO_LIBPYTHON": library,
         "MICRO_PYTHON": str(python or interpreter()),

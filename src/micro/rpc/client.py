@@ -250,7 +250,8 @@ class Client:
     def metadata(self, service: str, metadata: Mapping[str, str] | None) -> Metadata:
         """The headers of a call."""
         current = CURRENT.get()
-        namespace = current.namespace if current is not None else os.environ.get("MICRO_NAMESPACE", "")
+        given = current.metadata.get("micro-namespace") if current is not None else None
+        namespace = given or os.environ.get("MICRO_NAMESPACE", "")
         sent = {"micro-service": service, **self._metadata}
         if namespace:
             sent["micro-namespace"] = namespace
@@ -261,7 +262,7 @@ class Client:
 
 def _shrunk(wanted: float | None) -> float | None:
     current = CURRENT.get()
-    if current is None or current.deadline is None:
+    if current is None or current.deadline is None or current.done:
         return wanted
     left = current.deadline - time.monotonic()
     if left <= 0:

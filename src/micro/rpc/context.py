@@ -26,8 +26,10 @@ class Context(RequestContext[Any, Any]):
     Attributes:
         deadline: when the answer is due, in seconds of `time.monotonic`; None for never.
         endpoint: the method that was called.
+        done: whether it has been answered: what a handler leaves running is no longer bound by the call's deadline.
     """
 
+    done = False
     _response_headers: Headers | None = None
     _response_trailers: Headers | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from micro.domain import errors
@@ -38,6 +39,13 @@ async def rest(message: dict[str, Any], receive: Receive, limit: int, *, framed:
         if message["type"] == "http.disconnect":
             raise DisconnectedError
         body += message.get("body", b"")
+
+
+def declared(headers: Mapping[bytes, bytes], limit: int) -> None:
+    """Refuse a body whose length is told beforehand and is too long. Raises RESOURCE_EXHAUSTED."""
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and len(length) < 20 and int(length) > limit:
+        raise too_large(limit)
 
 
 def too_large(limit: int) -> Error:

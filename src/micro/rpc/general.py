@@ -90,6 +90,7 @@ class General:
         except OSError:
             return  # the caller is gone
         finally:
+            ctx.done = True
             CURRENT.reset(token)
 
 

@@ -80,9 +80,7 @@ async def read(method: Method, scope: Scope, headers: RawHeaders, receive: Recei
     verb, kind = scope["method"], media_type(headers)
     texts, body = [scope.get("query_string", b"")], b""
     if verb in _BODIES:
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and len(length) < 20 and int(length) > limit:
-            raise frames.too_large(limit)
+        frames.declared(headers, limit)
         if kind not in {"application/json", _FORM, ""}:
             raise WrongMediaTypeError(kind)
         body = await frames.rest(await receive(), receive, limit, framed=False)
@@ -123,6 +121,7 @@ class _Streaming:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             await self._fail(error)
         finally:
+            self._ctx.done = True
             CURRENT.reset(token)
 
     async def _pump(self, request: Any) -> None:

@@ -14,7 +14,9 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 
-async def over(loop: asyncio.AbstractEventLoop, serve: Callable[[Receive, Send], Awaitable[None]], receive: Receive, send: Send) -> None:
+async def over(
+    loop: asyncio.AbstractEventLoop, serve: Callable[[Receive, Send], Awaitable[None]], receive: Receive, send: Send
+) -> None:
     """Run `serve` on `loop`, with `receive` and `send` that do their work here. Cancelling it cancels it there."""
     here = asyncio.get_running_loop()
 

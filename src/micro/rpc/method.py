@@ -85,6 +85,7 @@ class Method:
             else:
                 response = await deadline.Suspended(coroutine, yielded, ctx.deadline, receive)
         finally:
+            ctx.done = True
             CURRENT.reset(token)
         if response.__class__ is not self.output:
             raise self.wrong(response)

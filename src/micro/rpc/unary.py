@@ -88,6 +88,7 @@ def json(method: Method, limit: int) -> Serve:
             message = await receive()
             body = message.get("body", b"")
             if message.get("more_body") or len(body) > limit:
+                frames.declared(headers, limit)
                 body = await frames.rest(message, receive, limit, framed=False)
             try:
                 request = decode(body)

@@ -61,6 +61,7 @@ async def serve(method: Method | None, scope: Scope, receive: Receive, send: Sen
         with contextlib.suppress(OSError):
             await send({"type": "websocket.close", "code": code})
     finally:
+        ctx.done = True
         CURRENT.reset(token)
 
 

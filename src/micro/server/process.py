@@ -1,4 +1,4 @@
-"""What runs inside each core service's process: `app`, put together from the settings file when the server starts it."""
+"""What runs inside each core service's process: `app`, put together from the settings file when it starts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def runtime(settings: Settings, layout: Layout) -> Service:
     from micro.backends.process.logs import LogFolder
     from micro.backends.remote.traffic import RemoteTraffic
     from micro.rpc import asgi_server
-    from micro.services._processes import Host, RuntimeSettings
+    from micro.services.host import Host, RuntimeSettings
     from micro.services.runtime import Runtime, Source
 
     sources = FileSources(layout.runtime)

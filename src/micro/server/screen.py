@@ -26,7 +26,9 @@ class Terminal:
 
     def starting(self, settings: Settings) -> None:
         """The first line."""
-        self._line(f"{self._paint('1', 'micro ' + __version__)}  {self._paint('2', 'starting in ' + str(settings.home))}")
+        self._line(
+            f"{self._paint('1', 'micro ' + __version__)}  {self._paint('2', 'starting in ' + str(settings.home))}"
+        )
         self._line()
 
     def ready(self, unit: Unit, seconds: float) -> None:

@@ -68,8 +68,15 @@ class Settings:
 
     def with_ports(self) -> Settings:
         """These settings with a free port for each address that is chosen at start."""
-        inner = ("nats_address", "registry_address", "network_address", "runtime_address", "mesh_address")
-        return dataclasses.replace(self, **dict(zip(inner, free_addresses(len(inner)), strict=True)))
+        nats, registry, network, runtime, mesh = free_addresses(5)
+        return dataclasses.replace(
+            self,
+            nats_address=nats,
+            registry_address=registry,
+            network_address=network,
+            runtime_address=runtime,
+            mesh_address=mesh,
+        )
 
     def dump(self) -> str:
         """As JSON, for `load`."""

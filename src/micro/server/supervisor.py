@@ -119,8 +119,8 @@ class Supervisor:
                 for unit in self._units.values():
                     tasks.create_task(bring_up(unit), name=unit.name)
 
-        starting = asyncio.ensure_future(all_up())
-        stopping = asyncio.ensure_future(stop.wait())
+        starting = asyncio.ensure_future(all_up())  # owned: by this call
+        stopping = asyncio.ensure_future(stop.wait())  # owned: by this call
         try:
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -140,7 +140,7 @@ class Supervisor:
         spec = unit.spec()
         state.ended = asyncio.get_running_loop().create_future()
         await self._launcher.start(spec)
-        ready = asyncio.ensure_future(unit.ready())
+        ready = asyncio.ensure_future(unit.ready())  # owned: by this call
         try:
             await asyncio.wait((ready, state.ended), return_when=asyncio.FIRST_COMPLETED)
             if state.ended.done():

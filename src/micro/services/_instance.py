@@ -13,7 +13,7 @@ from micro.domain import backoff, errors, workload
 from micro.domain.errors import Error, Kind
 from micro.domain.workload import Restarts, State, Workload
 from micro.ports.launcher import ProcessInfo, ProcessSpec
-from micro.services._processes import KIND, SERVICE, Exits, Host
+from micro.services.host import KIND, SERVICE, Exits, Host
 from micro.services._tasks import OwnedTasks
 
 _log = logging.getLogger(__name__)
@@ -68,9 +68,9 @@ class Instance:
             return None
         return self._failure
 
-    def keep(self) -> None:
-        """Start it, and start it again whenever it ends, for ever."""
-        self._keeper = self._tasks.spawn(self._keep(), f"keep {self.wanted}")
+    def keep(self, slot: asyncio.Semaphore) -> None:
+        """Start it once there is a slot, and start it again whenever it ends, for ever."""
+        self._keeper = self._tasks.spawn(self._keep_first(slot), f"keep {self.wanted}")
 
     async def prove(self) -> None:
         """Start it and wait until it is routed; from then on keep it.
@@ -83,6 +83,8 @@ class Instance:
         except BaseException:
             self._move(State.ERROR)
             await self._end_process()
+            if self.id:  # it may have registered
+                self._tasks.spawn(self._forget(self.id), f"forget {self.id}")
             raise
         self._keeper = self._tasks.spawn(self._keep(begun=True), f"keep {self.wanted}")
 
@@ -103,6 +105,17 @@ class Instance:
             await self._leave()
         await self._end_process()
         self._move(State.STOPPED)
+
+    async def _keep_first(self, slot: asyncio.Semaphore) -> None:
+        try:
+            async with slot:
+                await self._begin()
+        except Failure as failure:
+            await self._failed(failure)
+            await asyncio.sleep(self.restarts.delay)
+            await self._keep()
+        else:
+            await self._keep(begun=True)
 
     async def _keep(self, *, begun: bool = False, adopted: bool = False) -> None:
         while True:
@@ -167,6 +180,8 @@ class Instance:
         except Error as error:
             reason, *tail = error.message.splitlines() or [error.kind.code]
             raise Failure(reason, tuple(tail)) from error
+        except OSError as error:
+            raise Failure(f"it cannot be started: {error}") from error
         self.pid = info.pid
         self._exits.started(self.id)
         self._changed()
@@ -203,6 +218,7 @@ class Instance:
             routed.cancel()
         if self._exit.done():
             raise await self._ended()
+        routed.result()
         self._ready_at = time.monotonic()
         self._serving = True
         self._move(State.RUNNING)
@@ -290,7 +306,10 @@ class Instance:
     async def _end_process(self) -> None:
         if self._exit is None:
             return
-        await self._host.launcher.stop(self.id, self._host.settings.stop_grace)
+        try:
+            await self._host.launcher.stop(self.id, self._host.settings.stop_grace)
+        except Error as error:  # once it is forgotten, the next look at what runs ends it
+            _log.warning("%s: cannot be stopped: %s", self.id, error)
         self._exits.forget(self.id)
         self._exit, self.pid = None, 0
 

@@ -15,10 +15,14 @@ from micro.domain.errors import Error
 from micro.domain.workload import Key, State, Workload
 from micro.ports.launcher import ProcessInfo
 from micro.services._instance import Failure, Instance, unwrap
-from micro.services._processes import KIND, SERVICE, Exits, Host
+from micro.services.host import KIND, SERVICE, Exits, Host
 from micro.services._tasks import OwnedTasks
 
 _log = logging.getLogger(__name__)
+
+_AT_ONCE = 4
+"""How many processes are started at the same time after a restart of the server: all at once would make each of them
+late."""
 
 _INTERRUPTED = "it was still being started when the server stopped: run it again"
 
@@ -76,6 +80,7 @@ class Workloads:
         self._exits = Exits(host)
         self._tasks = OwnedTasks()
         self._entries: dict[Key, Entry] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Take over what runs, start what is missing, end what nobody wants."""
@@ -290,7 +295,7 @@ class Workloads:
             if index < len(running):
                 instance.adopt(running[index])
             else:
-                instance.keep()
+                instance.keep(self._slots)
 
     def _instance(self, entry: Entry, wanted: Workload) -> Instance:
         return Instance(self._host, self._exits, self._tasks, wanted, entry.touch)

@@ -25,7 +25,7 @@ from micro.rpc.gen.micro.runtime.v1.runtime_pb import (
     UploadResponse,
 )
 from micro.services._instance import Instance
-from micro.services._processes import Host
+from micro.services.host import Host
 from micro.services._workloads import Change, Entry, Workloads
 
 MAX_INSTANCES = 64

@@ -1,7 +1,7 @@
 """A service called in process, over its true path and without a socket.
 
-    async with app.connect(main.app) as service:
-        answer = await service.call("Helloworld.Call", Request(name="Ann"))
+async with app.connect(main.app) as service:
+    answer = await service.call("Helloworld.Call", Request(name="Ann"))
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ It keeps what it was asked, so that a test can say what travelled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 STRING = "string"
 
@@ -136,7 +137,7 @@ class FakePlatform:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
 
-    def __enter__(self) -> FakePlatform:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -268,10 +269,11 @@ def _handler(platform: FakePlatform) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             call = Call(self.path, {name.lower(): text for name, text in self.headers.items()})
             platform.calls.append(call)
-            if self.headers["content-type"] == "application/connect+json":
-                self._stream(call)
-            else:
-                self._unary(call)
+            with contextlib.suppress(ConnectionError):  # a client may leave when it has heard enough
+                if self.headers["content-type"] == "application/connect+json":
+                    self._stream(call)
+                else:
+                    self._unary(call)
 
         def _unary(self, call: Call) -> None:
             request = json.loads(self.rfile.read(int(self.headers["content-length"])))

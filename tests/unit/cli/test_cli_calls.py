@@ -1,5 +1,7 @@
 """Calling services: `micro SERVICE ENDPOINT --flags`, `micro call` and `micro stream`."""
 
+# ruff: noqa: E501 - a table is read one case a line
+
 from __future__ import annotations
 
 import json
@@ -117,6 +119,8 @@ def test_the_slip_of_a_finger_after_which_the_server_speaks_something_else(lonel
             connection, _ = listener.accept()
             connection.recv(1000)
             connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1000)
             connection.close()
 
         thread = threading.Thread(target=answer)
@@ -177,6 +181,19 @@ def test_a_namespace_is_sent_and_falls_back_to_the_platforms(micro: Shell, platf
     asked = [call.messages[0]["namespace"] for call in platform.calls if call.path.endswith("GetService")]
     assert asked == ["acme", "micro"]
     assert platform.last("/Call").headers["micro-namespace"] == "acme"
+
+
+def test_a_field_named_as_a_global_flag_is_the_services(micro: Shell, platform: FakePlatform) -> None:
+    fields = {
+        "name": "R",
+        "type": "message",
+        "values": [{"name": "namespace", "type": "string"}, {"name": "env", "type": "string"}],
+    }
+    platform.services[1]["endpoints"][0]["request"] = fields
+    assert micro("users", "save", "--namespace=acme", "--env=local").code == 0
+    call = platform.last("/Save")
+    assert call.messages == [{"namespace": "acme", "env": "local"}]
+    assert call.headers["micro-namespace"] == "micro"
 
 
 def test_a_call_that_is_not_answered_in_time_says_so(micro: Shell, platform: FakePlatform) -> None:

@@ -1,5 +1,7 @@
 """`micro run`, `update`, `kill`, `status`, `logs` and `health`."""
 
+# ruff: noqa: E501 - a table is read one case a line
+
 from __future__ import annotations
 
 import gzip
@@ -59,6 +61,24 @@ def test_run_uploads_the_folder_and_says_what_to_type_next(micro: Shell, platfor
     }
     first = platform.last("/Upload").messages[0]
     assert (first["name"], first["namespace"]) == ("helloworld", "micro")
+
+
+def test_what_to_type_next_means_the_same_namespace(micro: Shell, folder: Path) -> None:
+    lines = micro("--namespace=acme", "run", str(folder)).out.splitlines()
+    assert lines[3:] == [
+        "  call  micro --namespace acme helloworld call --name=Ann",
+        "        curl http://127.0.0.1:18080/helloworld/call -H 'micro-namespace: acme' -d '{\"name\": \"Ann\"}'",
+        "  logs  micro --namespace acme logs helloworld",
+    ]
+
+
+def test_on_a_terminal_one_line_says_what_goes_on_and_is_gone_in_the_end(micro: Shell, folder: Path) -> None:
+    result = micro("run", str(folder), terminal=True)
+    assert "uploading helloworld…" in result.err
+    assert "starting helloworld…" in result.err
+    assert "\n" not in result.err
+    assert result.err.endswith("\r\x1b[2K")
+    assert "✔" in result.out
 
 
 def test_run_passes_its_flags_on(micro: Shell, platform: FakePlatform, folder: Path) -> None:
@@ -166,7 +186,8 @@ def test_a_failed_update_leaves_the_word_to_the_runtime(micro: Shell, platform: 
     micro("run", str(folder))
     platform.fail_start = "no luck"
     result = micro("update", str(folder))
-    assert (result.code, result.err) == (1, "micro: helloworld did not start: no luck\n")
+    assert result.code == 1
+    assert result.err == "micro: helloworld did not start: no luck\nthe old code of helloworld keeps serving\n"
 
 
 def test_kill_stops_each_and_goes_on_after_one_that_is_not_there(

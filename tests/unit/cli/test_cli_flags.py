@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micro.cli import failures, flags, scalars, schema
-from micro.domain.errors import Error
 
 REQUEST = schema.value(SAVE)
 
@@ -163,15 +163,11 @@ _TOKENS = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(_TOKENS, max_size=5))
 def test_whatever_is_typed_there_is_a_request_or_a_clear_error(tokens: list[str]) -> None:
-    import json
-
     try:
         made = build(*tokens)
-    except Error as error:
-        assert failures.exit_code(error) == failures.USAGE
-        assert str(error)
-    else:
-        assert isinstance(json.loads(json.dumps(made)), dict)
+    except failures.UsageError:
+        return  # and nothing else
+    assert isinstance(json.loads(json.dumps(made)), dict)
 
 
 @settings(max_examples=200, deadline=None)

@@ -78,7 +78,10 @@ def test_help_lists_the_exit_codes(lonely: Shell) -> None:
 
 
 def modules_of(*words: str) -> set[str]:
-    code = "import sys\nfrom micro.cli import app\napp.run(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr)\nprint(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys\nfrom micro.cli import app\n"
+        "app.run(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr)\nprint(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     return set(done.stderr.split())
 

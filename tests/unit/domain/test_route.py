@@ -91,6 +91,12 @@ def test_rpc_services_come_from_the_paths_and_odd_paths_give_none():
     assert found.rpc_services == ("a.B", "e.F")
 
 
+def test_paths_that_no_contract_can_have_play_no_part():
+    odd = ["", "/", "//", "/a", "/a.B/", "/a.B/C/D", "/a b/C", "/a.B/C\n", "/ä.B/C", "/a.B/" + "x" * 999, "a.B/C"]
+    found = route.of_service([instance("x", "1", *(endpoint(path, StreamKind.SERVER, 0) for path in odd))])
+    assert found == route.Route("micro", "x", addresses=("127.0.0.1:1",))
+
+
 def test_the_longest_timeout_of_the_unary_methods_counts_and_none_means_none():
     def timeout(*methods):
         return route.of_service([instance("x", "1", *methods)]).timeout

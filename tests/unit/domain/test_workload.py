@@ -137,6 +137,7 @@ def test_of_two_tracebacks_the_last_one_counts() -> None:
 def test_an_exception_without_traceback_is_found_and_the_server_s_own_words_are_left_out() -> None:
     tail = [
         "my own line",
+        "[backtrace] [./source/server/backtrace.h:161] Caught Segmentation fault",
         "[dynamic_modules] [source/extensions/dynamic_modules/abi_impl.cc:60] Failed to initialize ASGI app",
         "SyntaxError: invalid syntax (main.py, line 33)",
         "[main] [source/server/server.cc:453] error `Failed to create filter config` initializing config 'x",

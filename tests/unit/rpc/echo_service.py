@@ -8,6 +8,7 @@ from typing import Any
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
+
 from gen.echo.v1.echo_connect import Audit, Echo
 from gen.echo.v1.echo_pb import (
     CountRequest,
@@ -22,7 +23,6 @@ from gen.echo.v1.echo_pb import (
     SumRequest,
     SumResponse,
 )
-
 from micro.domain.errors import Error, Kind
 from micro.rpc.app import Application
 from micro.rpc.context import Context

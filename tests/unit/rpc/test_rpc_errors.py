@@ -11,11 +11,11 @@ import grpc
 import pytest
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from gen.echo.v1.echo_pb import EchoRequest
 from hypothesis import given
 from hypothesis import strategies as st
 from protobuf import wkt
 
+from gen.echo.v1.echo_pb import EchoRequest
 from micro.domain.errors import Error, Kind
 from micro.rpc import errors as wire
 

@@ -6,10 +6,10 @@ import asyncio
 import json
 
 from echo_service import echo, frame
-from gen.echo.v1.echo_pb import EchoRequest, Everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gen.echo.v1.echo_pb import EchoRequest, Everything
 from micro.testing.app import Answer, http
 
 OURS = {"2", "13", "15"}  # unknown, internal, data loss

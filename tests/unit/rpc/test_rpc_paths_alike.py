@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import pytest
 from connectrpc._gen.google.rpc.status_pb import Status
 from echo_service import LIMIT, AuditHandler, EchoHandler, echo, frame
-from gen.echo.v1.echo_pb import EchoRequest, EchoResponse, Everything, FailRequest, MetaRequest, SleepRequest
 
-from micro.domain.errors import Kind
+from gen.echo.v1.echo_pb import EchoRequest, EchoResponse, Everything, FailRequest, MetaRequest, SleepRequest
+from micro.domain.errors import Error, Kind
 from micro.rpc import http as rpc_http
 from micro.rpc import unary
 from micro.rpc.app import Application
@@ -31,7 +31,7 @@ class General(Application):
         kind = headers.get(b"content-type", b"")
         try:
             await self._general(method, scope, headers, receive, send)
-        except Exception as error:
+        except Error as error:
             if kind.startswith(b"application/grpc"):
                 await unary.fail_grpc(send, error, None, (b"content-type", kind))
             else:
@@ -91,7 +91,9 @@ BOTH = [
     Case("a deadline of a sign", "Call", EchoRequest(), headers={"@": "-1"}, kind=Kind.INVALID_ARGUMENT),
     Case("a second handler", "/echo.v1.Audit/List", EchoRequest()),
     *(
-        Case(f"error {kind.code}", "Fail", FailRequest(code=kind, message="né\n%", detail=True), kind=kind, says="né\n%")
+        Case(
+            f"error {kind.code}", "Fail", FailRequest(code=kind, message="né\n%", detail=True), kind=kind, says="né\n%"
+        )
         for kind in Kind
     ),
     Case("an error without words", "Fail", FailRequest(code=5), kind=Kind.NOT_FOUND),
@@ -253,7 +255,8 @@ async def test_an_unknown_method_is_not_found_over_http() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "application/grpc-web-text", "application/grpc+xml", "application/grpcx", "multipart/form-data"]
+    "kind",
+    ["text/plain", "application/grpc-web-text", "application/grpc+xml", "application/grpcx", "multipart/form-data"],
 )
 async def test_a_wrong_content_type_is_refused(kind: str) -> None:
     answer = await http(echo(), "POST", "/echo.v1.Echo/Call", headers={"content-type": kind}, body=b"{}")

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 from echo_service import AuditHandler, EchoHandler, echo
-from gen.echo.v1.echo_pb import Everything
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gen.echo.v1.echo_pb import Everything
 from micro.domain.errors import Error
 from micro.domain.service import Endpoint, Node, Registration, StreamKind, Value
 from micro.rpc import convert, schema

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from echo_service import echo, frame
-from gen.echo.v1 import echo_pb
 from protobuf import Oneof
 from protobuf.wkt import FileDescriptorProto, FileDescriptorSet
 
+from gen.echo.v1 import echo_pb
 from micro.rpc import health
 from micro.rpc.app import Application
 from micro.rpc.gen.grpc.health.v1.health_pb import HealthCheckRequest, HealthCheckResponse

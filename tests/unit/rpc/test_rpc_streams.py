@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from echo_service import AuditHandler, EchoHandler, echo, frame
-from gen.echo.v1.echo_pb import CountRequest, CountResponse, EchoRequest, EchoResponse, SumRequest, SumResponse
 
+from gen.echo.v1.echo_pb import CountRequest, CountResponse, EchoRequest, EchoResponse, SumRequest, SumResponse
 from micro.rpc.app import Application
 from micro.testing.app import http
 
@@ -112,7 +112,7 @@ class Socket:
         self._to: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._from: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
-    async def __aenter__(self) -> Socket:
+    async def __aenter__(self) -> Self:
         self._to.put_nowait({"type": "websocket.connect"})
         self._running = asyncio.ensure_future(self._app(self._scope, self._to.get, self._from.put))
         self.first = await self._from.get()

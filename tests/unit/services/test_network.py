@@ -200,7 +200,7 @@ async def test_routes_are_listed_and_narrowed(request_, expected):
 
 
 async def test_proxies_and_sync_are_the_data_planes_answers():
-    async with network() as (registry, plane, service):
+    async with network() as (registry, _, service):
         registry.say(RESET, synced(4))
         assert (await service.sync(pb.SyncRequest(revision=4), None)).revision == 4
         [proxy] = (await service.proxies(pb.ProxiesRequest(), None)).proxies

@@ -1,5 +1,6 @@
 """Who stays, for how long, and what ends a lease and what does not."""
 
+import asyncio
 from contextlib import aclosing
 
 from registry_world import Action, Client, nodes, refusal, register, running, service
@@ -121,3 +122,29 @@ async def test_while_the_state_is_out_of_reach_reads_and_renewals_go_on_and_noth
         assert {key[2] for key in await nodes(registry)} == {"renews"}
         await register(registry, service("new"))
         assert {key[2] for key in await nodes(registry)} == {"renews", "new"}
+
+
+class Gated(MemoryRegistry):
+    """A state whose removals take as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def delete(self, key: tuple[str, str, str], *, expired: bool = False) -> int:
+        self.asked.set()
+        await self.gate.wait()
+        return await super().delete(key, expired=expired)
+
+
+async def test_a_renewal_that_comes_while_the_lease_is_being_ended_is_not_lost() -> None:
+    state = Gated()
+    async with running(state) as (registry, clock), asyncio.TaskGroup() as tasks:
+        await register(registry, service())
+        tasks.create_task(clock.advance(90))
+        await state.asked.wait()
+        renewal = tasks.create_task(register(registry, service()))
+        state.gate.set()
+        assert await renewal == 3, "put, ended, put again"
+        assert list(await nodes(registry)) == [("micro", "greeter", "a")]

@@ -9,6 +9,7 @@ from registry_world import Action, Client, nodes, register, service
 
 from micro.backends.nats._connection import Connection
 from micro.backends.nats.registry import NatsRegistry
+from micro.domain import errors
 from micro.services.registry import RegistryService
 from micro.testing.nats import NatsChild, nats_child
 
@@ -65,6 +66,6 @@ async def test_when_the_state_is_lost_watchers_begin_anew_and_heartbeats_bring_i
 async def test_a_registry_without_its_state_does_not_start(tmp_path: Path) -> None:
     child = NatsChild(tmp_path)
     async with AsyncExitStack() as stack:
-        connection = Connection(child.address)
-        with pytest.raises(Exception, match="cannot be reached"):
+        connection = Connection(child.address, connect_seconds=0.2)
+        with pytest.raises(errors.Error, match="cannot be reached"):
             await connection.start(stack)

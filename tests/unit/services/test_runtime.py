@@ -34,7 +34,7 @@ from micro.rpc.gen.micro.runtime.v1.runtime_pb import (
     UpdateResponse,
     UploadRequest,
 )
-from micro.services._processes import Host, RuntimeSettings
+from micro.services.host import Host, RuntimeSettings
 from micro.services.runtime import Runtime, Source
 
 CALLER = SimpleNamespace(namespace="micro")
@@ -454,7 +454,9 @@ async def test_one_bad_instance_of_many_fails_them_all(world: World) -> None:
     with pytest.raises(Error, match="no more processes"):
         await world.create(instances=4)
     assert world.launcher.running == {}
-    assert world.traffic.nodes == {}
+    async with asyncio.timeout(10):
+        while world.traffic.nodes:
+            await world.traffic.changed.wait()
 
 
 async def test_updates_of_one_service_wait_for_each_other(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from micro.backends.envoy.compile import Compiler, Snapshot
 from micro.backends.envoy.session import Session
@@ -14,9 +14,6 @@ from micro.domain.route import RouteTable
 from micro.ports.dataplane import Dataplane, ProxyState
 from micro.rpc.gen.envoy.service.discovery.v3.ads_connect import AggregatedDiscoveryService
 from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import DeltaDiscoveryRequest, DeltaDiscoveryResponse
-
-if TYPE_CHECKING:
-    from connectrpc.request import RequestContext
 
 
 class _Stream:
@@ -81,7 +78,7 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
     async def delta_aggregated_resources(
         self,
         request: AsyncIterator[DeltaDiscoveryRequest],
-        ctx: RequestContext[DeltaDiscoveryRequest, DeltaDiscoveryResponse],
+        ctx: Any,
     ) -> AsyncIterator[DeltaDiscoveryResponse]:
         """Answer a proxy for as long as it stays."""
         stream = _Stream()
@@ -121,7 +118,9 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
             return f"routes of revision {revision} are not made after {timeout:g} s: the registry has not sent it yet"
         states = self.proxies()
         behind = [f"{name} (not connected)" for name in sorted(self._expected - {state.id for state in states})]
-        for state in states:
-            if state.revision < revision:
-                behind.append(f"{state.id} (refused: {state.error})" if state.error else state.id)
+        behind += [
+            f"{state.id} (refused: {state.error})" if state.error else state.id
+            for state in states
+            if state.revision < revision
+        ]
         return f"routes of revision {revision} are not in use after {timeout:g} s: waiting for {', '.join(behind)}"

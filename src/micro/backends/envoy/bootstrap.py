@@ -12,7 +12,8 @@ from micro.domain import names
 from micro.rpc import asgi_server
 
 _TYPE = "type.googleapis.com/"
-_NOBODY = {"address_prefix": "0.0.0.0", "prefix_len": 32}  # without a range, every private address would be believed
+# Without a range, every private address would be believed; this one is nobody's.
+_NOBODY = {"address_prefix": "255.255.255.255", "prefix_len": 32}
 _ADS = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
 
 
@@ -172,7 +173,8 @@ def _manager(gateway: Gateway) -> dict[str, Any]:
         "early_header_mutation_extensions": [_early()],
         # Inside, an id travels with the request; from outside it would be a stranger's.
         "preserve_external_request_id": gateway.id != "api",
-        "always_set_request_id_in_response": True,
+        # Whoever calls from outside can quote it; a service has it in the request already.
+        "always_set_request_id_in_response": gateway.id != "mesh",
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",

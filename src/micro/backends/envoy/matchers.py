@@ -46,6 +46,7 @@ SERVICE_HEADER = "micro-service"
 
 _SLACK = 1.0  # seconds for the service to report its own timeout before the proxy reports it
 _SILENCE = 24 * 3600  # seconds that a stream may be silent
+_MOST_STREAMS = 64  # methods; a pattern of more would cost every request of the service, and Envoy too much
 _EVERYONES = ("grpc.health.", "grpc.reflection.")  # exported by every service, so their paths lead to none
 
 _OnMatch = Matcher.OnMatch
@@ -60,6 +61,7 @@ class Pages:
         called: for requests that carry no name but a gRPC path of it.
         public: for requests from outside with a gRPC path of it.
         below: for requests from outside, by the prefix of their path.
+        found: `below` as it is where no other service owns a shorter prefix.
     """
 
     service: Service
@@ -67,21 +69,24 @@ class Pages:
     called: _OnMatch
     public: _OnMatch
     below: Mapping[str, tuple[Route, ...]]
+    found: Mapping[str, _OnMatch]
 
 
 def pages(service: Service) -> Pages:
     """What a service contributes; its addresses play no part."""
     unnamed = HeaderMatcher(name=SERVICE_HEADER, header_match_specifier=oneof("present_match", True), invert_match=True)
     anywhere = _routes(service, RouteMatch(path_specifier=oneof("prefix", "/")))
+    below = {
+        prefix: _routes(service, RouteMatch(path_specifier=oneof("path_separated_prefix", prefix)))
+        for prefix in service.prefixes
+    }
     return Pages(
         service=service,
         named=_action(anywhere),
         called=_action(_routes(service, RouteMatch(path_specifier=oneof("prefix", "/"), headers=[unnamed]))),
         public=_action(anywhere),
-        below={
-            prefix: _routes(service, RouteMatch(path_specifier=oneof("path_separated_prefix", prefix)))
-            for prefix in service.prefixes
-        },
+        below=below,
+        found={prefix: _action(routes) for prefix, routes in below.items()},
     )
 
 
@@ -141,23 +146,27 @@ def _by_name(own: Mapping[str, Pages], otherwise: _OnMatch | None) -> _OnMatch |
 
 
 def _by_path(own: Sequence[Pages]) -> _OnMatch | None:
-    below: dict[str, tuple[Route, ...]] = {}
+    owners: dict[str, Pages] = {}
     for page in own:
-        for prefix, routes in page.below.items():
-            below.setdefault(prefix, routes)
-    entries = {prefix: _action(_with_shorter(prefix, below)) for prefix in sorted(below)}
+        for prefix in page.below:
+            owners.setdefault(prefix, page)
+    entries: dict[str, _OnMatch] = {}
+    for prefix, page in owners.items():
+        shorter = _shorter(prefix, owners)
+        entries[prefix] = _action([*page.below[prefix], *shorter]) if shorter else page.found[prefix]
     for page in own:
         for rpc in _rpc_services(page):
-            if f"/{rpc}" not in below:
+            if f"/{rpc}" not in owners:
                 entries.setdefault(f"/{rpc}/", page.public)
     return _lookup(":path", "prefix_match_map", entries)
 
 
-def _with_shorter(prefix: str, below: Mapping[str, tuple[Route, ...]]) -> list[Route]:
-    """The routes below a prefix, then below shorter ones: "/foo/b" is what the lookup finds for "/foo/bar", foo's."""
-    routes = list(below[prefix])
+def _shorter(prefix: str, owners: Mapping[str, Pages]) -> list[Route]:
+    """The routes below shorter prefixes, longest first: "/foo/b" is what the lookup finds for "/foo/bar", foo's."""
+    routes: list[Route] = []
     while prefix := prefix.rpartition("/")[0]:
-        routes += below.get(prefix, ())
+        if prefix in owners:
+            routes += owners[prefix].below[prefix]
     return routes
 
 
@@ -208,7 +217,14 @@ def _routes(service: Service, match: RouteMatch) -> tuple[Route, ...]:
 
 
 def stream_pattern(service: Service) -> str:
-    """A pattern of the paths, in every spelling that the service understands, of its methods with streams."""
+    """A pattern of the paths, in every spelling that the service understands, of its methods with streams.
+
+    A service with very many of them is all stream: no timeout holds for its unary methods either.
+    """
+    prefixes = "|".join(re.escape(prefix) for prefix in service.prefixes)
+    if len(service.streams) > _MOST_STREAMS:
+        rpcs = "|".join(re.escape(rpc) for rpc in service.rpc_services)
+        return f"(?:/(?:{rpcs})/.*|(?:{prefixes})(?:/.*)?)"
     exact = [re.escape(path) for path in service.streams]
     loose = []
     for path in service.streams:
@@ -216,7 +232,6 @@ def stream_pattern(service: Service) -> str:
         handler = _spellings(rpc.rpartition(".")[2])
         step = f"(?:/{handler})?/{_spellings(method)}"
         loose.append(f"(?:{step})?" if names.folded(method) == "call" else step)
-    prefixes = "|".join(re.escape(prefix) for prefix in service.prefixes)
     return f"(?:{'|'.join(exact)}|(?i:(?:{prefixes})(?:{'|'.join(loose)})/?))"
 
 

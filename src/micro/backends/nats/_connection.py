@@ -61,11 +61,13 @@ class Connection:
     Args:
         address: whom to connect to.
         name: what NATS calls this client in its own logs.
+        connect_seconds: how long `start` tries.
     """
 
-    def __init__(self, address: NatsAddress, name: str = "micro") -> None:
+    def __init__(self, address: NatsAddress, name: str = "micro", connect_seconds: float = CONNECT_SECONDS) -> None:
         self._address = address
         self._name = name
+        self._connect_seconds = connect_seconds
         self._client = Client()
         self._up = asyncio.Event()
         self._on_reconnect: set[Callable[[], None]] = set()
@@ -85,10 +87,10 @@ class Connection:
         return self._client.jetstream(timeout=REQUEST_SECONDS)
 
     async def start(self, stack: AsyncExitStack) -> None:
-        """Connect, and close when the stack unwinds. Raises UNAVAILABLE when there is no answer within 10 s."""
+        """Connect, and close when the stack unwinds. Raises UNAVAILABLE when there is no answer in time."""
         stack.push_async_callback(self._close)
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(self._connect_seconds):
                 await self._client.connect(
                     servers=self._address.url.split(","),
                     user=self._address.user or None,
@@ -122,7 +124,13 @@ class Connection:
 
     @asynccontextmanager
     async def unbroken(self) -> AsyncIterator[None]:
-        """Raise UNAVAILABLE inside as soon as the connection is lost: what is asked for then is never answered."""
+        """Around every request: raises UNAVAILABLE as soon as the connection is lost, as no answer will come then.
+
+        Nor does a cancellation get lost in here, which `asyncio.wait_for` before Python 3.12 (the client library uses
+        it) swallows when the answer comes in the same moment.
+        """
+        task = asyncio.current_task()
+        cancelling = task.cancelling() if task is not None else 0
         scope = asyncio.timeout(None)
         try:
             async with scope:
@@ -135,6 +143,8 @@ class Connection:
             if not scope.expired():
                 raise
             raise errors.unavailable(f"NATS at {self._address.url}: the connection was lost") from error
+        if task is not None and task.cancelling() > cancelling:
+            raise asyncio.CancelledError
 
     @asynccontextmanager
     async def reconnects(self, notify: Callable[[], None]) -> AsyncIterator[None]:

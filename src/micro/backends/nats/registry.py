@@ -177,7 +177,8 @@ class NatsRegistry(Registry):
     async def _check_history(self, cursor: int, fresh: bool, last: int) -> None:
         if fresh:
             return
-        horizon = await self._horizon()
+        async with self._connection.unbroken():
+            horizon = await self._horizon()
         if not horizon <= cursor <= last:
             raise errors.out_of_range(f"the registry's history after revision {cursor} is not known: watch from 0")
 
@@ -253,8 +254,9 @@ class NatsRegistry(Registry):
     async def _restore_bucket(self) -> None:
         """After NATS came back without its data: make an empty bucket; what was registered will register again."""
         try:
-            await self._ensure_bucket()
-        except (nats.errors.Error, OSError) as error:
+            async with self._connection.unbroken():
+                await self._ensure_bucket()
+        except (nats.errors.Error, OSError, errors.Error) as error:
             log.debug("%s", translated(error, SUBJECT))
 
     async def _last_or_none(self, subject: str) -> api.RawStreamMsg | None:
@@ -284,15 +286,18 @@ class NatsRegistry(Registry):
                 message = await tail.next()
                 if message is not None and _is_marker(message.headers) and message.timestamp <= until:
                     old.append((message.subject, message.sequence))
-        if not old:
-            return 0
+        if old:
+            async with self._connection.unbroken():
+                await self._forget(old)
+        return len(old)
+
+    async def _forget(self, old: list[tuple[str, int]]) -> None:
         last = await self._last(self._horizon_subject)
         horizon = max(max(sequence for _, sequence in old), int(last.data or b"0") if last is not None else 0)
         await self._publish(self._horizon_subject, str(horizon).encode(), last)
         for subject, sequence in old:
             # Up to the marker and no further: the key may have come back.
             await self._js.purge_stream(self._stream, seq=sequence + 1, subject=subject)
-        return len(old)
 
 
 _NO_MESSAGE = 10037

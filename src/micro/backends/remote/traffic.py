@@ -1,4 +1,4 @@
-"""The way of traffic, as the runtime moves it: the registry says who is there, the control plane when all have heard."""
+"""The way of traffic, as the runtime moves it: the registry, and the control plane's word that all have heard."""
 
 from __future__ import annotations
 

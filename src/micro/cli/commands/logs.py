@@ -26,10 +26,14 @@ def _lines(text: str) -> int:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     reference = plan.reference(args.name, args.version)
+    shown = False
     for line in session.platform.logs(reference.name, reference.version, args.lines, args.follow):
+        shown = True
         record = {name: line.get(name, "") for name in ("timestamp", "level", "message", "instance")}
         if args.output == "json":
             session.out.json_line(record)
         else:
             session.out.line(session.out.styled(record["message"], _STYLES.get(record["level"], "")))
+    if not shown:
+        session.err.line(f"{reference} has written nothing yet")
     return failures.OK

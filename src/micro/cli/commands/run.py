@@ -56,19 +56,27 @@ def run(args: argparse.Namespace, session: Session) -> int:
     path = deploying.folder(args.source)
     wanted = workload(args, path, session, wait=not args.no_wait)
     archive = pack.pack(path)
-    service, existed = deploying.create(wanted, archive, session)
+    seen = ""
+    try:
+        existed = deploying.create(wanted, archive, session)
+    except deploying.StartError as error:
+        if not args.watch:
+            raise
+        existed, seen = False, str(error)
+        session.err.line(f"micro: {seen}")
     if args.no_wait and not args.watch:
         session.out.line(f"{wanted.reference} is starting; see: micro status {wanted.reference.name}")
         return failures.OK
-    deploying.report(service, wanted.reference, "is updated and running" if existed else "is running", session)
+    if not seen:
+        deploying.report(wanted.reference, "is updated and running" if existed else "is running", session)
     if args.watch:
         session.out.line()
-        session.out.line(f"watching {args.source}; Ctrl-C ends that, and {wanted.reference} goes on running")
+        session.out.line(f"watching {args.source}; Ctrl-C ends that and leaves {wanted.reference} as it is")
         try:
-            deploying.watch(wanted, path, archive, _saved(path), session)
+            deploying.watch(wanted, path, archive, _saved(path), session, seen)
         except KeyboardInterrupt:
             session.out.line(
-                f"\nno longer watching; {wanted.reference} goes on running. Stop it: micro kill {wanted.reference}"
+                f"\nno longer watching. {wanted.reference} goes on running; to stop it: micro kill {wanted.reference}"
             )
     return failures.OK
 

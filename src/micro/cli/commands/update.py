@@ -29,11 +29,11 @@ def run(args: argparse.Namespace, session: Session) -> int:
         args.name, args.version = args.name or reference.name, reference.version
     path = deploying.folder(args.source)
     wanted = run_command.workload(args, path, session, wait=not args.no_wait)
-    service = deploying.update(wanted, pack.pack(path), session)
+    deploying.update(wanted, pack.pack(path), session)
     if args.no_wait:
         session.out.line(f"{wanted.reference} is being updated; see: micro status {wanted.reference.name}")
     else:
-        deploying.report(service, wanted.reference, "is updated and running", session)
+        deploying.report(wanted.reference, "is updated and running", session)
     return failures.OK
 
 

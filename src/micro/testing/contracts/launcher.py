@@ -76,9 +76,9 @@ class LauncherContract:
     async def test_a_watcher_learns_of_an_end_with_status_and_last_lines(self, launcher: Launcher, logs: Path) -> None:
         watch = launcher.watch()
         await launcher.start(self.spec(logs, _FOREVER, "keeper"))
-        assert (await asyncio.wait_for(anext(watch), 10)).id == "keeper"
+        assert (await asyncio.wait_for(anext(watch), 30)).id == "keeper"
         started = await launcher.start(self.spec(logs, _ENDS, name="helloworld"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async for info in watch:
                 if info.exit_status is not None:
                     break
@@ -93,33 +93,33 @@ class LauncherContract:
         await launcher.start(self.spec(logs, _FOREVER))
         watches = [launcher.watch() for _ in range(3)]
         for watch in watches:
-            assert (await asyncio.wait_for(anext(watch), 10)).exit_status is None
+            assert (await asyncio.wait_for(anext(watch), 30)).exit_status is None
         await launcher.stop("one")
         for watch in watches:
-            assert (await asyncio.wait_for(anext(watch), 10)).exit_status is not None
+            assert (await asyncio.wait_for(anext(watch), 30)).exit_status is not None
 
     async def test_stop_asks_first(self, launcher: Launcher, logs: Path) -> None:
         await launcher.start(self.spec(logs, _FOREVER))
         watch = launcher.watch()
-        await asyncio.wait_for(anext(watch), 10)
+        await asyncio.wait_for(anext(watch), 30)
         await launcher.stop("one", grace=10)
-        assert (await asyncio.wait_for(anext(watch), 10)).exit_status == 128 + 15
+        assert (await asyncio.wait_for(anext(watch), 30)).exit_status == 128 + 15
         assert await launcher.list() == []
 
     async def test_stop_insists_after_the_grace(self, launcher: Launcher, logs: Path) -> None:
         await launcher.start(self.spec(logs, _DEAF))
         watch = launcher.watch()
-        await asyncio.wait_for(anext(watch), 10)
+        await asyncio.wait_for(anext(watch), 30)
         await self.said(logs, "up")
         await launcher.stop("one", grace=0.05)
-        assert (await asyncio.wait_for(anext(watch), 10)).exit_status == 128 + 9
+        assert (await asyncio.wait_for(anext(watch), 30)).exit_status == 128 + 9
 
     async def test_stopping_what_is_not_there_is_nothing_to_do(self, launcher: Launcher) -> None:
         await launcher.stop("nobody")
 
     async def said(self, logs: Path, message: str) -> None:
         """Wait until the process has written the message. A launcher whose processes write nothing overrides it."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async for record in LogFile(logs / "x.log").follow(100):
                 if record.message == message:
                     return

@@ -194,6 +194,19 @@ def test_a_stream_is_known_by_every_spelling_of_its_path(path, streams):
     assert bool(re.fullmatch(matchers.stream_pattern(route), path)) is streams
 
 
+def test_a_service_of_very_many_streams_has_a_short_pattern_for_all_of_its_paths_and_no_others():
+    streams = tuple(f"/many.Many/Stream{number}" for number in range(1000))
+    pattern = matchers.stream_pattern(Route("micro", "many", ("many.Many",), streams=streams))
+    assert len(pattern) < 200
+    for path, matches in (
+        ("/many.Many/Stream7", True),
+        ("/many/stream7", True),
+        ("/many", True),
+        ("/manyfold/x", False),
+    ):
+        assert bool(re.fullmatch(pattern, path)) is matches
+
+
 def test_origins_are_named_one_by_one_and_the_default_is_none():
     def cors(*origins):
         snapshot = Compiler("1", origins).compile(table(service("a", 1)), 1)

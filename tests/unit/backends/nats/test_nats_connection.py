@@ -102,3 +102,24 @@ async def test_a_time_limit_inside_stays_what_it_is() -> None:
     with pytest.raises(TimeoutError):
         async with connection.unbroken(), asyncio.timeout(0):
             await asyncio.Event().wait()
+
+
+async def test_a_cancellation_that_the_client_library_swallows_is_not_lost() -> None:
+    """An answer and a cancellation in the same moment: before Python 3.12 `wait_for` gives the answer only."""
+    connection = Connection(NatsAddress("nats://127.0.0.1:1"))
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def ask() -> None:
+        async with connection.unbroken():
+            try:
+                await answer
+            except asyncio.CancelledError:
+                return_normally.append(True)
+
+    return_normally: list[bool] = []
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert return_normally

@@ -61,14 +61,14 @@ def alive(pid: int) -> bool:
 
 
 async def gone(*pids: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(alive(pid) for pid in pids):
             await asyncio.sleep(0.01)
 
 
 async def said(log: Path) -> str:
     """The first line of output."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async for record in LogFile(log).follow(100):
             return record.message
     raise AssertionError("a log has no end")
@@ -148,7 +148,7 @@ async def test_output_of_a_crash_is_complete(launcher: LocalLauncher, tmp_path: 
     await anext(watch)
     code = "import os, sys; sys.stdout.write('x' * 500_000 + '\\nlast words'); sys.stdout.flush(); os._exit(3)"
     await launcher.start(spec(tmp_path, code))
-    ended = await asyncio.wait_for(anext(watch), 10)
+    ended = await asyncio.wait_for(anext(watch), 30)
     assert (ended.exit_status, ended.tail[-1]) == (3, "last words")
     messages = [record.message for record in LogFile(tmp_path / "x.log").read(10)]
     assert messages == ["x" * 65_536, "last words"]
@@ -177,7 +177,7 @@ def test_it_works_on_the_loop_that_servers_use(tmp_path: Path) -> None:
         watch = launcher.watch()
         assert (await anext(watch)).pid == started.pid
         os.kill(started.pid, signal.SIGKILL)
-        assert (await asyncio.wait_for(anext(watch), 10)).exit_status == 137
+        assert (await asyncio.wait_for(anext(watch), 30)).exit_status == 137
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
@@ -204,20 +204,20 @@ class TestRemote:
         watch = RemoteLauncher(socket).watch()
         async with AsyncExitStack() as stack:
             await LauncherServer(launcher, socket).start(stack)
-            assert await asyncio.wait_for(anext(watch), 10) == started
+            assert await asyncio.wait_for(anext(watch), 30) == started
         again = asyncio.ensure_future(anext(watch))
         async with AsyncExitStack() as stack:
             await LauncherServer(launcher, socket).start(stack)
-            assert await asyncio.wait_for(again, 10) == started
+            assert await asyncio.wait_for(again, 30) == started
             await launcher.stop("one")
-            assert (await asyncio.wait_for(anext(watch), 10)).exit_status == 143
+            assert (await asyncio.wait_for(anext(watch), 30)).exit_status == 143
 
     async def test_a_call_waits_for_a_server_that_is_not_there_yet(self, launcher: LocalLauncher, socket: Path) -> None:
         asking = asyncio.ensure_future(RemoteLauncher(socket).list())
         await asyncio.sleep(0)
         async with AsyncExitStack() as stack:
             await LauncherServer(launcher, socket).start(stack)
-            assert await asyncio.wait_for(asking, 10) == []
+            assert await asyncio.wait_for(asking, 30) == []
 
     @pytest.mark.parametrize("line", [b"", b"\n", b"[]\n", b"{}\n", b'{"method": "start"}\n', b"\xff\n", b"no end"])
     async def test_nonsense_is_answered_or_closed_and_the_server_goes_on(
@@ -228,7 +228,7 @@ class TestRemote:
             reader, writer = await asyncio.open_unix_connection(str(socket))
             writer.write(line)
             writer.write_eof()
-            answer = await asyncio.wait_for(reader.read(), 10)
+            answer = await asyncio.wait_for(reader.read(), 30)
             writer.close()
             assert not answer or "error" in json.loads(answer)
             assert await RemoteLauncher(socket).list() == []

@@ -1,0 +1,151 @@
+"""Whatever comes in at the gateway, what goes out is an answer that blames the right side, and everything keeps running."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import worlds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "helloworld"
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+SEGMENTS = st.one_of(
+    st.sampled_from(
+        [
+            "helloworld",
+            "Helloworld",
+            "call",
+            "Call",
+            "stream",
+            "pingPong",
+            "..",
+            ".",
+            "",
+            "%2e%2e",
+            "helloworld.Helloworld",
+            "v1",
+        ]
+    ),
+    st.text(max_size=12).map(lambda text: quote(text, safe="")),
+)
+PATHS = st.lists(SEGMENTS, max_size=6).map(lambda segments: "/" + "/".join(segments))
+QUERIES = st.one_of(st.just(""), st.text(max_size=30).map(lambda text: "?" + quote(text, safe="=&[].")))
+JSON_VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.sampled_from(["name", "count", "x", ""]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+BODIES = st.one_of(
+    st.binary(max_size=200),
+    JSON_VALUES.map(lambda value: json.dumps(value).encode()),
+    st.just(b"[" * 5000),
+    st.just(b'{"name":' * 2000),
+)
+TYPES = st.sampled_from(
+    [
+        "application/json",
+        "application/json; charset=utf-8",
+        "application/x-www-form-urlencoded",
+        "text/plain",
+        "",
+        "application/grpc",
+        "application/grpc+json",
+        "application/grpc-web",
+        "application/proto",
+        "application/connect+json",
+        "application/grpc-web-text",
+    ]
+)
+VERBS = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE"])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory):
+    with worlds.world(tmp_path_factory.mktemp("fuzz")) as made:
+        made.start()
+        made.cli("run", str(EXAMPLE))
+        yield made
+        assert "starting it again" not in made.output()
+        status = json.loads(made.cli("status", "-o", "json").stdout)
+        assert [service["error"] for service in status] == [""]
+
+
+def ask(address: str, verb: str, target: str, body: bytes, headers: dict[str, str]) -> tuple[int, str, bytes]:
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request(verb, target, body, headers)
+        response = connection.getresponse()
+        return response.status, response.headers.get("content-type", ""), response.read()
+    finally:
+        connection.close()
+
+
+@FUZZ
+@given(path=PATHS, query=QUERIES, body=BODIES, kind=TYPES, verb=VERBS)
+def test_no_request_is_answered_with_a_fault_of_ours(
+    world: worlds.World, path: str, query: str, body: bytes, kind: str, verb: str
+) -> None:
+    status, answered, content = ask(world.api, verb, path + query, body, {"content-type": kind} if kind else {})
+    # 501 says that the method takes a stream, or that nothing is called so: the caller's business.
+    assert status < 500 or status == 501, (status, content)
+    if status >= 400 and verb != "HEAD" and not kind.startswith("application/grpc"):
+        assert answered.startswith("application/json"), (status, answered, content)
+        assert json.loads(content)["code"]
+
+
+@FUZZ
+@given(
+    frame=st.one_of(
+        st.binary(max_size=64),
+        st.tuples(st.integers(0, 255), st.integers(0, 2**32 - 1), st.binary(max_size=32)).map(
+            lambda parts: bytes([parts[0]]) + parts[1].to_bytes(4, "big") + parts[2]
+        ),
+    )
+)
+def test_no_frame_is_answered_with_a_fault_of_ours(world: worlds.World, frame: bytes) -> None:
+    for kind in ("application/grpc-web", "application/connect+json", "application/connect+proto"):
+        status, _, content = ask(world.api, "POST", "/helloworld.Helloworld/Stream", frame, {"content-type": kind})
+        assert status < 500, (kind, status, content)
+
+
+@FUZZ
+@given(
+    headers=st.dictionaries(
+        st.sampled_from(
+            [
+                "micro-namespace",
+                "micro-service",
+                "grpc-timeout",
+                "connect-timeout-ms",
+                "connect-protocol-version",
+                "grpc-encoding",
+                "content-encoding",
+                "accept-encoding",
+                "x-request-id",
+                "accept",
+                "te",
+            ]
+        ),
+        st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
+        max_size=4,
+    )
+)
+def test_no_header_is_answered_with_a_fault_of_ours(world: worlds.World, headers: dict[str, str]) -> None:
+    status, _, content = ask(
+        world.api, "POST", "/helloworld/call", b'{"name":"Ann"}', {"content-type": "application/json", **headers}
+    )
+    # A deadline of next to nothing is allowed to pass.
+    assert (
+        status < 500 or status == 501 or (status == 504 and {"grpc-timeout", "connect-timeout-ms"} & headers.keys())
+    ), (
+        status,
+        content,
+    )
