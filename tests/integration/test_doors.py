@@ -126,10 +126,10 @@ def test_streams_come_as_lines_of_json_or_as_events(world: worlds.World) -> None
     status, headers, body = http(world, "/helloworld/stream?count=3")
     assert status == 200
     assert headers["content-type"].startswith("application/x-ndjson")
-    assert [json.loads(line) for line in body.splitlines()] == [{}, {"count": "1"}, {"count": "2"}]
+    assert [json.loads(line) for line in body.splitlines()] == [{"count": "1"}, {"count": "2"}, {"count": "3"}]
     status, headers, body = http(world, "/helloworld/stream?count=2", accept="text/event-stream")
     assert headers["content-type"].startswith("text/event-stream")
-    assert [event for event in body.decode().split("\n\n") if event] == ["data: {}", 'data: {"count":"1"}']
+    assert [event for event in body.decode().split("\n\n") if event] == ["data: {\"count\":\"1\"}", "data: {\"count\":\"2\"}"]
 
 
 async def test_websockets_carry_both_directions(world: worlds.World) -> None:
@@ -220,7 +220,7 @@ asyncio.run(main())
     done = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", code], cwd=EXAMPLE, capture_output=True, text=True, timeout=30
     )
-    assert done.stdout.split("\n")[:2] == ["Hello Ann", "[0, 1, 2]"], done.stderr
+    assert done.stdout.split("\n")[:2] == ["Hello Ann", "[1, 2, 3]"], done.stderr
 
 
 def test_the_command_line(world: worlds.World) -> None:
@@ -234,8 +234,8 @@ def test_the_command_line(world: worlds.World) -> None:
         "msg": "Hello Ann"
     }
     assert [json.loads(line) for line in world.cli("helloworld", "stream", "--count=2").stdout.splitlines()] == [
-        {},
         {"count": "1"},
+        {"count": "2"},
     ]
     strokes = world.cli("stream", "helloworld", "Helloworld.PingPong", stdin='{"stroke":1}\n{"stroke":2}\n').stdout
     assert [json.loads(line) for line in strokes.splitlines()] == [{"stroke": "1"}, {"stroke": "2"}]

@@ -1,4 +1,4 @@
-"""Whatever comes in at the gateway, what goes out is an answer that blames the right side, and everything keeps running."""
+"""Whatever comes in at the gateway, the answer blames the right side, and everything keeps running."""
 
 from __future__ import annotations
 

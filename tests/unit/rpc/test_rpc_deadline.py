@@ -191,6 +191,23 @@ async def test_a_cancellation_from_outside_is_not_taken_for_the_deadline() -> No
         await task
 
 
+async def test_a_cancellation_from_outside_is_not_lost_behind_the_deadline_s() -> None:
+    cleaning = asyncio.Event()
+
+    async def slow_to_stop() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cleaning.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(deadline.run(slow_to_stop(), time.monotonic() + 0.01))
+    await cleaning.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_timeout_inside_the_handler_is_the_handler_s_own() -> None:
     async def work() -> str:
         try:

@@ -99,7 +99,7 @@ def test_expected_errors_pass_and_are_not_logged(caplog: pytest.LogCaptureFixtur
         ({"message": "no code"}, 503, Kind.UNAVAILABLE),
         ("text", 401, Kind.UNAUTHENTICATED),
         (None, 418, Kind.UNKNOWN),
-        ({"code": "internal", "details": [{"type": "x"}, 3, {"type": "x", "value": "%"}]}, 500, Kind.INTERNAL),
+        ({"code": "internal", "details": [{"type": "x"}, 3, {"type": "x", "value": "a"}]}, 500, Kind.INTERNAL),
         ({"code": "internal", "details": "x"}, 500, Kind.INTERNAL),
     ],
 )

@@ -223,6 +223,8 @@ def _early() -> dict[str, Any]:
             "@type": _TYPE + "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
             "mutations": [
                 {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
+                # HTTP/2 knows one value of it only, and resets a stream that has another.
+                {"append": {"header": {"key": "te", "value": "trailers"}, "append_action": "OVERWRITE_IF_EXISTS"}},
                 {"append": {"header": namespace, "append_action": "ADD_IF_ABSENT"}},
             ],
         },
