@@ -31,6 +31,7 @@ check: setup ## format, lint, types, import rules, contracts, generated code up 
 	@$(BIN)/lint-imports --no-cache | tail -n 3
 	@$(BIN)/buf lint
 	@$(BIN)/python scripts/generate.py --check
+	@$(BIN)/python scripts/budgets.py
 	@echo "check: all good"
 
 format: setup ## format the code and mend what can be mended

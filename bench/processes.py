@@ -67,11 +67,17 @@ def python(program: str) -> Iterator[str]:
 class Platform:
     """A `micro server` with a home of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **extra: str) -> None:
         self.home = home
         self.api, self.proxy = free_addresses(2)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("MICRO_")}
-        self.env = {**kept, "MICRO_HOME": str(home), "MICRO_API_ADDRESS": self.api, "MICRO_PROXY_ADDRESS": self.proxy}
+        self.env = {
+            **kept,
+            "MICRO_HOME": str(home),
+            "MICRO_API_ADDRESS": self.api,
+            "MICRO_PROXY_ADDRESS": self.proxy,
+            **extra,
+        }
 
     def start(self) -> float:
         """Start it; seconds until `micro health` finds all ready."""
@@ -104,10 +110,10 @@ class Platform:
 
 
 @contextlib.contextmanager
-def platform() -> Iterator[Platform]:
+def platform(**extra: str) -> Iterator[Platform]:
     """A platform that is up, with nothing on it."""
     with tempfile.TemporaryDirectory(prefix="micro-bench-") as home:
-        made = Platform(Path(home))
+        made = Platform(Path(home), **extra)
         made.start()
         try:
             yield made

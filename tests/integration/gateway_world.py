@@ -28,7 +28,7 @@ from micro.rpc import asgi_server
 from micro.rpc.gen.envoy.config.cluster.v3.cluster_pb import Cluster
 from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import DeltaDiscoveryRequest, Resource
 from micro.rpc.wkt import Any as Any_
-from micro.rpc.wkt import oneof
+from micro.rpc.wkt import Duration, oneof
 
 HERE = Path(__file__).parent
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -99,6 +99,20 @@ class Counted(EnvoyDataplane):
             nonsense = Any_.pack(Cluster(name="nonsense", cluster_discovery_type=eds))
             clusters["nonsense"] = Resource(name="nonsense", version="1", resource=nonsense)
             self._snapshot = Snapshot(revision, {**self._snapshot.resources, CLUSTER: clusters})
+
+    def alter(self, seconds: int) -> int:
+        """Apply every cluster anew with another timeout, as an upgrade of the platform may; returns the revision."""
+        assert self._snapshot is not None
+        clusters = {}
+        for name, one in self._snapshot.resources[CLUSTER].items():
+            assert one.resource is not None
+            cluster = Cluster.from_binary(one.resource.value)
+            cluster.connect_timeout = Duration(seconds=seconds)
+            clusters[name] = Resource(name=name, version=f"{seconds}", resource=Any_.pack(cluster))
+        self._snapshot = Snapshot(self._snapshot.revision + 1, {**self._snapshot.resources, CLUSTER: clusters})
+        for stream in self._streams:
+            stream.wake.set()
+        return self._snapshot.revision
 
     def break_next(self) -> None:
         """Let the next table contain a cluster that Envoy refuses: one that says not where its instances are."""

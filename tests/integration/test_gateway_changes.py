@@ -144,6 +144,23 @@ async def test_the_control_plane_dies_and_returns_and_traffic_never_notices(tmp_
         assert load.failures == []
 
 
+async def test_clusters_that_an_upgrade_changes_are_replaced_under_load(tmp_path):
+    async with world(tmp_path, "api") as made:
+        one = await made.instance("one")
+        await made.routed([registration("hello", one), registration("other", one)])
+        async with Load(made.ports["api"], "/hello/call") as load:
+            made.plane.pushed.clear()
+            assert await made.plane.sync(made.plane.alter(3), 10)
+            await load.more(50)
+        assert load.failures == []
+        both = ("micro|hello", "micro|other")
+        assert made.plane.pushed == [("api", "Cluster", both, ()), ("api", "ClusterLoadAssignment", both, ())]
+        _, dump = await made.admins["api"]._ask("GET", "/config_dump?resource=dynamic_warming_clusters")
+        assert b"micro|" not in dump, "a cluster that waits for its instances would be one that lacks them"
+        _, dump = await made.admins["api"]._ask("GET", "/config_dump?resource=dynamic_active_clusters")
+        assert dump.count(b'"connect_timeout": "3s"') == 2
+
+
 async def test_a_gateway_that_starts_late_waits_for_its_routes_instead_of_denying_them(tmp_path):
     async with world(tmp_path) as made:
         one = await made.instance("one")

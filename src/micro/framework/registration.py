@@ -57,6 +57,7 @@ class Presence:
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Begin; the stack ends it, and takes the announcement back."""
+        # owned: by the stack
         task = asyncio.create_task(self._keep(), name=f"registration of {self._registration.name}")
 
         async def stop() -> None:

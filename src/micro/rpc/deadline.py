@@ -122,6 +122,7 @@ class Suspended:
             self._stop(errors.deadline_exceeded("the deadline passed before the answer was ready"))
             return
         if self._watch is None and self._receive is not None:
+            # owned: by this guard, which cancels it when the handler has ended
             self._watch = self._loop.create_task(self._watch_caller(self._receive))
         self._arm(first=False)
 

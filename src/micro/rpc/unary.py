@@ -85,10 +85,10 @@ def json(method: Method, limit: int) -> Serve:
         ctx = None
         try:
             ctx = Context(method, scope, due(headers, default))
+            frames.declared(headers, limit)
             message = await receive()
             body = message.get("body", b"")
             if message.get("more_body") or len(body) > limit:
-                frames.declared(headers, limit)
                 body = await frames.rest(message, receive, limit, framed=False)
             try:
                 request = decode(body)

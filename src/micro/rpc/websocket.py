@@ -89,7 +89,7 @@ async def _converse(method: Method, ctx: Context, receive: Receive, send: Send, 
         gone = True
         answering.cancel()
 
-    pumping = asyncio.get_running_loop().create_task(pump())
+    pumping = asyncio.get_running_loop().create_task(pump())  # owned: by this conversation
     cancelling = answering.cancelling()
     try:
         await _answer(method, ctx, _requests(method, frames, limit), send)

@@ -19,6 +19,9 @@ from micro.server.supervisor import Unit
 
 Announce = Callable[[Settings, Layout], None]
 
+GATEWAYS = ("api", "mesh", "proxy")
+"""The Envoys that take their routes from the control plane."""
+
 DRAIN_SECONDS = 3.0
 """How long a gateway may take to finish what is in flight when the server stops."""
 
@@ -105,6 +108,7 @@ def _gateway(settings: Settings, layout: Layout, name: str, address: str) -> Uni
         control=settings.network_address,
         admin=admin,
         access_log=settings.access_log and name != "mesh",
+        cors=name == "api" and bool(settings.cors_origins),
     )
     workers = 1 if name == "mesh" else settings.gateway_workers
 

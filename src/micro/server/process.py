@@ -48,7 +48,7 @@ def network(settings: Settings, layout: Layout) -> Service:
     from micro.services.network import NetworkService
 
     watched = _client(settings.registry_address).of(RegistryClient, "registry")
-    dataplane = EnvoyDataplane(__version__, settings.cors_origins)
+    dataplane = EnvoyDataplane(__version__, settings.cors_origins, expected=assemble.GATEWAYS)
     handler = NetworkService(watched.watch, dataplane)
     app = Service("network", handler, dataplane, version=__version__, timeout=SYNC_SECONDS)
     app.on_start(handler.start)

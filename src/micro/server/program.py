@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -87,7 +88,11 @@ class Program:
             lock.truncate()
             lock.write(str(os.getpid()))
             lock.flush()
-            yield
+            try:
+                yield
+            finally:
+                # Sockets and the proxies' configuration: of no use to anybody now.
+                shutil.rmtree(self.layout.run, ignore_errors=True)
 
     def _taken(self) -> str:
         pid = self.layout.lock.read_text().strip() or "?"

@@ -24,7 +24,7 @@ class OwnedTasks:
         stack.push_async_callback(self._cancel)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = asyncio.get_running_loop().create_task(work, name=name)  # owned: by this set
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

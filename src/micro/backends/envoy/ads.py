@@ -82,7 +82,7 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
     ) -> AsyncIterator[DeltaDiscoveryResponse]:
         """Answer a proxy for as long as it stays."""
         stream = _Stream()
-        self._streams[stream] = asyncio.get_running_loop().create_task(stream.read(request))
+        self._streams[stream] = asyncio.get_running_loop().create_task(stream.read(request))  # owned: below
         try:
             while not stream.ended:
                 stream.wake.clear()

@@ -50,6 +50,7 @@ class Gateway:
         control: HOST:PORT of the control plane.
         admin: unix socket of its administration; at most 107 bytes long.
         access_log: whether to write a line a request to stdout.
+        cors: whether pages of other origins may call; which ones, the routes say.
     """
 
     id: Literal["api", "proxy", "mesh"]
@@ -57,6 +58,7 @@ class Gateway:
     control: str
     admin: Path
     access_log: bool = False
+    cors: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
@@ -206,23 +208,22 @@ def _filters(gateway: Gateway) -> list[dict[str, Any]]:
             "suppress_envoy_headers": True,
         },
     }
-    # Does nothing until the control plane sends the origins that may call.
     cors = {
         "name": "envoy.filters.http.cors",
         "typed_config": {"@type": _TYPE + "envoy.extensions.filters.http.cors.v3.Cors"},
     }
-    return [cors, router] if gateway.id == "api" else [router]
+    return [cors, router] if gateway.cors else [router]
 
 
 def _early() -> dict[str, Any]:
-    """Before anything looks at a request: no internal headers from outside, and a namespace in any case."""
+    """Before anything looks at a request: a namespace in any case. Envoy's own headers it removes by itself, since no
+    address counts as internal."""
     namespace = {"key": "micro-namespace", "value": names.DEFAULT_NAMESPACE}
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
             "@type": _TYPE + "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
             "mutations": [
-                {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
                 # HTTP/2 knows one value of it only, and resets a stream that has another.
                 {"append": {"header": {"key": "te", "value": "trailers"}, "append_action": "OVERWRITE_IF_EXISTS"}},
                 {"append": {"header": namespace, "append_action": "ADD_IF_ABSENT"}},

@@ -86,6 +86,7 @@ class LocalLauncher(Launcher):
             del self._beginning[spec.id]
             begun.set()
         self._record(spec, running.process.pid)
+        # owned: by the process, whose end it awaits
         attendant = asyncio.get_running_loop().create_task(self._attend(running), name=f"attend {spec.id}")
         self._attendants.add(attendant)
         attendant.add_done_callback(self._attendants.discard)
