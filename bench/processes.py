@@ -64,6 +64,45 @@ def python(program: str) -> Iterator[str]:
         yield up
 
 
+@contextlib.contextmanager
+def bare_envoy(upstream: str) -> Iterator[str]:
+    """An Envoy with one route to one address and nothing else, on the second processor: what the hop itself costs."""
+    (address,) = free_addresses(1)
+    kind = "type.googleapis.com/envoy.extensions."
+    options = {
+        "@type": kind + "upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    instance = {"endpoint": {"address": _socket(upstream)}}
+    cluster = {
+        "name": "service",
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": "service", "endpoints": [{"lb_endpoints": [instance]}]},
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
+    }
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "service"}}
+    router = {"@type": kind + "filters.http.router.v3.Router"}
+    manager = {
+        "@type": kind + "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "bare",
+        "generate_request_id": False,
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+    }
+    chain = {"filters": [{"name": "http", "typed_config": manager}]}
+    listener = {"name": "bare", "address": _socket(address), "filter_chains": [chain]}
+    config = {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+    argv = [asgi_server.envoy_binary(), "--config-yaml", json.dumps(config), "--concurrency", "1"]
+    argv += ["--disable-hot-restart", "--log-level", "error"]
+    with _running(argv, {}, address, machine.cores()[1]) as up:
+        yield up
+
+
+def _socket(address: str) -> dict[str, object]:
+    host, _, port = address.rpartition(":")
+    return {"socket_address": {"address": host, "port_value": int(port)}}
+
+
 class Platform:
     """A `micro server` with a home of its own."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import statistics
 import subprocess
@@ -81,29 +82,39 @@ def gateway() -> Iterator[Row]:
         pids = platform.pids()
         _pin({name: pid for name, pid in pids.items() if name == "api"}, other)
         _pin({name: pid for name, pid in pids.items() if name != "api"}, own)
-        body = b'{"name":"Ann"}'
-        places = {"straight to the service": address, "through api": platform.api}
-        many: dict[str, list[float]] = {name: [] for name in places}
-        calm: dict[str, list[float]] = {name: [] for name in places}
-        # In turns, because a shared machine changes its speed from one minute to the next; the first round warms up.
-        for number in range(6):
-            for name, where in places.items():
-                url = f"http://{where}/helloworld/call"
-                fast = load.run(url, body, content_type="application/json", count=20_000)
-                slow = load.run(url, body, content_type="application/json", count=1500, rate=500)
-                if fast.failed or slow.failed:
-                    raise SystemExit(f"bench: {fast.failed + slow.failed} requests failed")
-                if number:
-                    many[name].append(fast.rate)
-                    calm[name].append(slow.p50)
-        for name in places:
-            yield Row(f"HTTP/JSON {name}", statistics.median(many[name]), "requests/s")
-            yield Row(f"HTTP/JSON {name}, p50 at 500/s", statistics.median(calm[name]), "ms")
-        straight, via = places
-        ratios = [b / a for a, b in zip(many[straight], many[via], strict=True)]
-        added = [b - a for a, b in zip(calm[straight], calm[via], strict=True)]
-        yield Row("api / straight", statistics.median(ratios), "ratio", 0.6, dream=0.8)
-        yield Row("api adds to p50 at 500/s", statistics.median(added), "ms", 0.3, at_most=True, dream=0.15)
+        with processes.bare_envoy(address) as bare:
+            straight, via, least = _in_turns([address, platform.api, bare])
+        for name, (rates, calm) in (("straight", straight), ("through api", via), ("through a bare Envoy", least)):
+            yield Row(f"HTTP/JSON {name}", statistics.median(rates), "requests/s")
+            yield Row(f"HTTP/JSON {name}, p50 at 500/s", statistics.median(calm), "ms")
+        yield Row("api / straight", _paired(operator.truediv, via[0], straight[0]), "ratio", 0.6, dream=0.8)
+        yield Row("bare Envoy / straight", _paired(operator.truediv, least[0], straight[0]), "ratio")
+        added = _paired(operator.sub, via[1], straight[1])
+        yield Row("api adds to p50 at 500/s", added, "ms", 0.3, at_most=True, dream=0.15)
+        yield Row("a bare Envoy adds to p50 at 500/s", _paired(operator.sub, least[1], straight[1]), "ms")
+
+
+def _in_turns(addresses: list[str]) -> list[tuple[list[float], list[float]]]:
+    """Rates at full speed and medians at 500/s of each address, measured in turns: a shared machine changes its speed
+    from one minute to the next. The first round warms up and is thrown away."""
+    body, kind = b'{"name":"Ann"}', "application/json"
+    found: list[tuple[list[float], list[float]]] = [([], []) for _ in addresses]
+    for number in range(6):
+        for address, (rates, calm) in zip(addresses, found, strict=True):
+            url = f"http://{address}/helloworld/call"
+            fast = load.run(url, body, content_type=kind, count=20_000)
+            slow = load.run(url, body, content_type=kind, count=1500, rate=500)
+            if fast.failed or slow.failed:
+                raise SystemExit(f"bench: {fast.failed + slow.failed} requests failed")
+            if number:
+                rates.append(fast.rate)
+                calm.append(slow.p50)
+    return found
+
+
+def _paired(how: Callable[[float, float], float], left: list[float], right: list[float]) -> float:
+    """The median of what `how` makes of each round's two figures."""
+    return statistics.median(how(one, two) for one, two in zip(left, right, strict=True))
 
 
 def mesh() -> Iterator[Row]:

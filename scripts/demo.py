@@ -46,9 +46,12 @@ def over_grpc(address: str) -> str:
         return str(call(Request(name="Ann"), timeout=10).to_json())
 
 
+def state_file() -> Path:
+    return Path(os.environ.get("MICRO_HOME") or Path.home() / ".micro") / "server/state.json"
+
+
 def doors() -> None:
-    home = Path(os.environ.get("MICRO_HOME") or Path.home() / ".micro")
-    state = json.loads((home / "server/state.json").read_text())
+    state = json.loads(state_file().read_text())
     api, proxy = state["api_address"], state["proxy_address"]
     show("micro run examples/helloworld", micro("run", "examples/helloworld"))
     show(
@@ -70,7 +73,8 @@ def main() -> int:
         waiting = subprocess.Popen(
             [MICRO, "health", "--wait", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        while waiting.poll() is None:
+        # Before its state file is there, the question would go to whatever server listens at the usual place.
+        while waiting.poll() is None or not state_file().exists():
             try:
                 # A server that cannot start says why by itself.
                 return server.wait(timeout=0.2)

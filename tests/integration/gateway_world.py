@@ -141,6 +141,7 @@ class World:
         self.folder = folder
         self.ads_port = free_port()
         self.plane = Counted("9.9.9", origins)
+        self.cors = bool(origins)
         self.revision = 0
         self.table = route.RouteTable()
         self.ports: dict[str, int] = {}
@@ -174,6 +175,7 @@ class World:
         port = free_port()
         admin = self.folder / f"{name}.sock"
         gateway = bootstrap.Gateway(name, f"127.0.0.1:{port}", f"127.0.0.1:{self.ads_port}", admin)
+        gateway = replace(gateway, cors=self.cors)
         if limits is not None:
             gateway = replace(gateway, limits=limits)
         self._run(name, bootstrap.command(gateway, self.folder), {})

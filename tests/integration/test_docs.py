@@ -32,9 +32,7 @@ def transcript(text: str) -> list[tuple[str, list[str]]]:
 
 def matches(shown: list[str], real: str) -> bool:
     """Whether the real output is the one shown; "..." stands for anything within a line, for any lines on its own."""
-    parts = [
-        r"(?:.*\n)*" if line == "..." else re.escape(line).replace(r"\.\.\.", ".*") + r"[ ]*\n" for line in shown
-    ]
+    parts = [r"(?:.*\n)*" if line == "..." else re.escape(line).replace(r"\.\.\.", ".*") + r"[ ]*\n" for line in shown]
     return re.fullmatch("".join(parts), real if real.endswith("\n") or not real else real + "\n") is not None
 
 

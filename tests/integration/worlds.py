@@ -76,6 +76,10 @@ class World:
         self.process = subprocess.Popen(
             [MICRO, "server", *arguments], env=self.env, stdout=output, stderr=subprocess.STDOUT, text=True
         )
+        # Without a state file of ours the commands would go to whatever server this machine has.
+        up = eventually(lambda: self.layout.state.exists() or self.process.poll() is not None, 40)
+        assert up, self.output()
+        assert self.process.poll() is None, self.output()
         done = self.cli("health", "--wait", "40", check=False)
         assert done.returncode == 0, done.stdout + done.stderr + self.output()
 

@@ -120,7 +120,9 @@ class Session:
         from micro.cli.transport import Transport
 
         environment = self.environment
-        hint = ": start one with: micro server" if environment.name == "local" else f" (environment {environment.name})"
+        hint = ": start one with: micro server"
+        if environment.name != "local":
+            hint = f" (environment {environment.name}){hint} there, or choose another: micro env"
         return Transport(environment.address, namespace or self.namespace, hint)
 
     @property

@@ -15,7 +15,7 @@ from protobuf import DescMethod, DescService, Message
 
 from micro.domain import names
 from micro.domain.service import StreamKind
-from micro.rpc import deadline
+from micro.rpc import comments, deadline
 from micro.rpc.context import CURRENT, Context
 from micro.rpc.interceptor import Interceptor, around_stream, around_unary
 from micro.rpc.receive import Receive
@@ -58,6 +58,7 @@ class Method:
             async iterator where the answer is a stream, a coroutine where it is not.
         timeout: seconds; None for none.
         info: what connectrpc wants to know.
+        description: what the contract's comment says.
     """
 
     desc: DescMethod
@@ -69,6 +70,7 @@ class Method:
     function: Callable[[Any, Context], Any]
     timeout: float | None
     info: MethodInfo[Any, Any]
+    description: str = ""
 
     async def invoke(self, request: Any, ctx: Context, receive: Receive | None) -> Any:
         """Call a function that answers with one message, under the call's deadline.
@@ -150,6 +152,7 @@ def _method(
         function=function,
         timeout=given or None,
         info=info,
+        description=comments.of_method(handler, written.__name__),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from protobuf import (
     DescEnum,
@@ -19,6 +20,7 @@ from protobuf import (
 from protobuf.wkt import FileDescriptorSet
 
 from micro.domain.service import Endpoint, Value
+from micro.rpc import comments
 from micro.rpc.method import Method
 
 _EXPLICIT = 1  # FeatureSet.FieldPresence
@@ -36,6 +38,7 @@ def endpoints(methods: Sequence[Method]) -> tuple[Endpoint, ...]:
             response=message(method.desc.output),
             kind=method.kind,
             timeout=method.timeout or 0.0,
+            description=method.description,
         )
         for method in methods
     )
@@ -49,7 +52,9 @@ def message(desc: DescMessage) -> Value:
 def _fields(desc: DescMessage, above: tuple[str, ...]) -> tuple[Value, ...]:
     if desc.type_name in above:
         return ()
-    return tuple(_field(field, (*above, desc.type_name)) for field in desc.fields)
+    said = comments.of_fields(desc)
+    fields = [(field, _field(field, (*above, desc.type_name))) for field in desc.fields]
+    return tuple(replace(shape, description=said.get(field.local_name, "")) for field, shape in fields)
 
 
 def _field(field: DescField, above: tuple[str, ...]) -> Value:
