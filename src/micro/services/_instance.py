@@ -13,8 +13,8 @@ from micro.domain import backoff, errors, workload
 from micro.domain.errors import Error, Kind
 from micro.domain.workload import Restarts, State, Workload
 from micro.ports.launcher import ProcessInfo, ProcessSpec
-from micro.services.host import KIND, SERVICE, Exits, Host
 from micro.services._tasks import OwnedTasks
+from micro.services.host import KIND, SERVICE, Exits, Host
 
 _log = logging.getLogger(__name__)
 

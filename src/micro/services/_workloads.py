@@ -15,8 +15,8 @@ from micro.domain.errors import Error
 from micro.domain.workload import Key, State, Workload
 from micro.ports.launcher import ProcessInfo
 from micro.services._instance import Failure, Instance, unwrap
-from micro.services.host import KIND, SERVICE, Exits, Host
 from micro.services._tasks import OwnedTasks
+from micro.services.host import KIND, SERVICE, Exits, Host
 
 _log = logging.getLogger(__name__)
 

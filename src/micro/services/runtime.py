@@ -25,8 +25,8 @@ from micro.rpc.gen.micro.runtime.v1.runtime_pb import (
     UploadResponse,
 )
 from micro.services._instance import Instance
-from micro.services.host import Host
 from micro.services._workloads import Change, Entry, Workloads
+from micro.services.host import Host
 
 MAX_INSTANCES = 64
 DEFAULT_LINES = 15

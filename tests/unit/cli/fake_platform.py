@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 STRING = "string"
 
@@ -261,68 +261,70 @@ class FakePlatform:
         return {"id": f"upload-{len(self.uploads) - 1}"}
 
 
-def _handler(platform: FakePlatform) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+class _Handler(BaseHTTPRequestHandler):
+    platform: ClassVar[FakePlatform]
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
-        def do_POST(self) -> None:
-            call = Call(self.path, {name.lower(): text for name, text in self.headers.items()})
-            platform.calls.append(call)
-            with contextlib.suppress(ConnectionError):  # a client may leave when it has heard enough
-                if self.headers["content-type"] == "application/connect+json":
-                    self._stream(call)
-                else:
-                    self._unary(call)
+    def do_POST(self) -> None:
+        call = Call(self.path, {name.lower(): text for name, text in self.headers.items()})
+        self.platform.calls.append(call)
+        with contextlib.suppress(ConnectionError):  # a client may leave when it has heard enough
+            if self.headers["content-type"] == "application/connect+json":
+                self._stream(call)
+            else:
+                self._unary(call)
 
-        def _unary(self, call: Call) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            call.messages.append(request)
-            try:
-                status, answer = 200, platform.unary(self.path, request, call.headers)
-            except Refusal as refusal:
-                status, answer = refusal.status, refusal.json
-            body = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def _unary(self, call: Call) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        call.messages.append(request)
+        try:
+            status, answer = 200, self.platform.unary(self.path, request, call.headers)
+        except Refusal as refusal:
+            status, answer = refusal.status, refusal.json
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-        def _stream(self, call: Call) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "application/connect+json")
-            self.send_header("transfer-encoding", "chunked")
-            self.end_headers()
-            end: dict[str, Any] = {}
-            try:
-                for answer in platform.stream(self.path, self._requests(call)):
-                    self._envelope(0, answer)
-            except Refusal as refusal:
-                end = {"error": refusal.json}
-            self._envelope(2, end)
-            self.wfile.write(b"0\r\n\r\n")
-            self.close_connection = True
+    def _stream(self, call: Call) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "application/connect+json")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        end: dict[str, Any] = {}
+        try:
+            for answer in self.platform.stream(self.path, self._requests(call)):
+                self._envelope(0, answer)
+        except Refusal as refusal:
+            end = {"error": refusal.json}
+        self._envelope(2, end)
+        self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = True
 
-        def _envelope(self, flags: int, answer: Any) -> None:
-            body = json.dumps(answer).encode()
-            data = bytes([flags]) + len(body).to_bytes(4, "big") + body
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-            self.wfile.flush()
+    def _envelope(self, flags: int, answer: Any) -> None:
+        body = json.dumps(answer).encode()
+        data = bytes([flags]) + len(body).to_bytes(4, "big") + body
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.wfile.flush()
 
-        def _requests(self, call: Call) -> Iterator[dict[str, Any]]:
-            held = b""
-            while size := int(self.rfile.readline(), 16):
-                held += self.rfile.read(size)
-                self.rfile.readline()
-                while len(held) >= 5 and len(held) >= 5 + int.from_bytes(held[1:5], "big"):
-                    length = int.from_bytes(held[1:5], "big")
-                    call.messages.append(json.loads(held[5 : 5 + length]))
-                    held = held[5 + length :]
-                    yield call.messages[-1]
+    def _requests(self, call: Call) -> Iterator[dict[str, Any]]:
+        held = b""
+        while size := int(self.rfile.readline(), 16):
+            held += self.rfile.read(size)
             self.rfile.readline()
+            while len(held) >= 5 and len(held) >= 5 + int.from_bytes(held[1:5], "big"):
+                length = int.from_bytes(held[1:5], "big")
+                call.messages.append(json.loads(held[5 : 5 + length]))
+                held = held[5 + length :]
+                yield call.messages[-1]
+        self.rfile.readline()
 
-        def log_message(self, *_: object) -> None:
-            return
+    def log_message(self, *_: object) -> None:
+        return
 
-    return Handler
+
+def _handler(platform: FakePlatform) -> type[BaseHTTPRequestHandler]:
+    return type("Handler", (_Handler,), {"platform": platform})
