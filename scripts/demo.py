@@ -50,6 +50,14 @@ def state_file() -> Path:
     return Path(os.environ.get("MICRO_HOME") or Path.home() / ".micro") / "server/state.json"
 
 
+def is_ours(pid: int) -> bool:
+    """Whether the server of this home is the one that we started."""
+    try:
+        return bool(json.loads(state_file().read_text())["pid"] == pid)
+    except (OSError, ValueError):
+        return False
+
+
 def doors() -> None:
     state = json.loads(state_file().read_text())
     api, proxy = state["api_address"], state["proxy_address"]
@@ -68,13 +76,15 @@ def doors() -> None:
 def main() -> int:
     # A session of its own: Ctrl-C reaches us, and we stop the server once, in order.
     server = subprocess.Popen([MICRO, "server", *sys.argv[1:]], start_new_session=True)
+    # A shell that starts us in the background has us ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: server.send_signal(signal.SIGTERM))
     try:
         waiting = subprocess.Popen(
             [MICRO, "health", "--wait", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         # Before its state file is there, the question would go to whatever server listens at the usual place.
-        while waiting.poll() is None or not state_file().exists():
+        while waiting.poll() is None or not is_ours(server.pid):
             try:
                 # A server that cannot start says why by itself.
                 return server.wait(timeout=0.2)
@@ -86,7 +96,7 @@ def main() -> int:
         return 0
     finally:
         if server.poll() is None:
-            server.send_signal(signal.SIGINT)
+            server.send_signal(signal.SIGTERM)
         server.wait(timeout=30)
 
 

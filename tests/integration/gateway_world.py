@@ -183,11 +183,11 @@ class World:
         self.admins[name] = Admin(admin)
         await self.admins[name].wait_ready(20)
 
-    async def instance(self, name: str) -> str:
+    async def instance(self, name: str, program: str = "gateway_upstream:app") -> str:
         """Start an upstream; returns its address."""
         address = f"127.0.0.1:{free_port()}"
         admin = self.folder / f"{name}.sock"
-        command = asgi_server.command("gateway_upstream:app", address=address, admin=admin, folder=HERE)
+        command = asgi_server.command(program, address=address, admin=admin, folder=HERE)
         self._run(name, command.argv, {**command.env, "INSTANCE": name})
         self.admins[name] = Admin(admin)
         await self.admins[name].wait_ready(20)

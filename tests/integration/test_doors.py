@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import urllib.error
@@ -291,3 +292,85 @@ def test_a_service_calls_another_through_the_mesh_and_hands_on_errors(world: wor
 def test_another_namespace_sees_nothing_of_this_one(world: worlds.World) -> None:
     assert http(world, "/helloworld/call?name=A", micro_namespace="elsewhere")[0] == 404
     assert os.fsdecode(http(world, "/helloworld/call?name=A", micro_namespace="micro")[2]) == '{"msg":"Hello A"}'
+
+
+SLOW = """
+import asyncio, sys
+from micro import Service, method
+from proto.slow_connect import Slow
+from proto.slow_pb import Reply
+
+class Handler(Slow):
+    @method(timeout=0.3)
+    async def short(self, request, ctx):
+        await asyncio.sleep(5)
+
+    @method(timeout=30)
+    async def long(self, request, ctx):
+        return Reply(left=ctx.timeout_ms / 1000)
+
+    async def usual(self, request, ctx):
+        return Reply(left=ctx.timeout_ms / 1000)
+
+    async def leave(self, request, ctx):
+        sys.exit(3)
+
+app = Service("slow", Handler())
+"""
+SLOW_PROTO = """
+syntax = "proto3";
+package slow;
+service Slow {
+  rpc Short(Ask) returns (Reply);
+  rpc Long(Ask) returns (Reply);
+  rpc Usual(Ask) returns (Reply);
+  rpc Leave(Ask) returns (Reply);
+}
+message Ask {}
+message Reply { double left = 1; }
+"""
+
+
+def test_a_methods_own_deadline_counts_where_the_caller_gave_none(world: worlds.World) -> None:
+    folder = world.service("slow", SLOW, SLOW_PROTO)
+    world.cli("run", str(folder))
+    status, _, body = http(world, "/slow/short")
+    assert (status, json.loads(body)["code"]) == (504, "deadline_exceeded")
+    assert 28 < json.loads(http(world, "/slow/long")[2])["left"] <= 30
+    with grpc.insecure_channel(world.proxy) as channel:
+
+        def left(name: str, **options: float) -> float:
+            call = channel.unary_unary(
+                f"/slow.Slow/{name}", lambda _: b"", lambda data: struct.unpack("<d", data[1:])[0]
+            )
+            return call(None, **options)
+
+        with pytest.raises(grpc.RpcError) as refused:
+            left("Short")
+        assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert 28 < left("Long") <= 30
+        assert 9 < left("Usual") <= 10
+        assert 1 < left("Usual", timeout=3) <= 3.1
+        assert 50 < left("Usual", timeout=60) <= 60.1
+
+
+def test_a_handler_that_calls_exit_fails_its_own_call_only(world: worlds.World) -> None:
+    world.cli("run", str(world.service("slow", SLOW, SLOW_PROTO)))
+    for _ in range(2):
+        status, _, body = http(world, "/slow/leave")
+        assert (status, json.loads(body)["code"]) == (500, "internal")
+        assert http(world, "/slow/usual")[0] == 200
+
+
+@pytest.mark.parametrize("verb", ["GET", "POST"])
+def test_a_web_page_cannot_reach_the_platform_through_the_proxy(world: worlds.World, verb: str) -> None:
+    for kind, origin in (("application/x-www-form-urlencoded", None), ("application/json", f"http://{world.proxy}")):
+        headers = {"content-type": kind, **({"origin": origin} if origin else {})}
+        body = None if verb == "GET" else b'{"name":"helloworld"}'
+        request = urllib.request.Request(
+            f"http://{world.proxy}/micro.runtime.v1.Runtime/Delete?name=helloworld", body, headers, method=verb
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=5)
+        assert refused.value.code == 403
+    assert http(world, "/helloworld/call?name=Ann")[0] == 200

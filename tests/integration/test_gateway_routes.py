@@ -48,6 +48,8 @@ async def test_the_http_gateway_tells_its_version(gates):
     assert (await gates.get("api", "/"))[:2] == (200, {"version": "9.9.9"})
     assert (await gates.get("api", "/"))[2]["content-type"] == "application/json"
     assert (await gates.get("api", "/favicon.ico"))[:2] == (204, "")
+    assert (await gates.get("api", "/?x=1"))[:2] == (200, {"version": "9.9.9"})
+    assert (await gates.get("api", "/favicon.ico?v=2"))[:2] == (204, "")
 
 
 async def test_http_finds_a_service_by_the_first_segment_and_nothing_less(gates):
@@ -121,6 +123,7 @@ async def test_an_unknown_service_is_a_json_404_that_names_it(gates):
 async def test_a_known_service_that_nobody_answers_for_is_a_503(gates):
     status, told, headers = await gates.get("api", "/gone/call")
     assert (status, told["code"], headers["content-type"]) == (503, "unavailable", "application/json")
+    assert told["message"] == "no instance of the service answers; see: micro status"
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await gates.call("proxy", "/gone.Gone/Call")
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -178,13 +181,37 @@ async def test_a_websocket_reaches_a_service_that_streams_and_no_other(gates):
     assert await websocket(gates, "/helloworld/call", "hi") == "400"
 
 
-async def websocket(gates, path, text):
+async def test_a_page_of_the_gateway_itself_may_open_a_websocket_and_a_foreign_one_not(gates):
+    echo = await gates.instance("echo", "gateway_chat:app")
+    chat = [("Chat", StreamKind.BIDI)]
+    await gates.routed([*gates.content, registration("echo", echo, rpc="echo.v1.Echo", streams=chat)])
+    host = f"127.0.0.1:{gates.ports['api']}"
+    told = await websocket(gates, "/echo/chat", '{"name":"a"}', host, f"http://{host}")
+    assert json.loads(told)["name"] == "A"
+    for foreign in ("http://evil.test", "http://127.0.0.1:1", "http://127.0.0.1"):
+        assert await websocket(gates, "/echo/chat", "{}", host, foreign) == "403"
+
+
+async def test_discovery_is_not_for_callers(gates):
+    content = [*gates.content, registration("network", gates.content[0].node.address, rpc="micro.network.v1.Network")]
+    await gates.routed(content)
+    discovery = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+    named = [("micro-service", "network")]
+    assert (await gates.call("proxy", "/micro.network.v1.Network/Sync", named))["instance"] == "one"
+    for metadata in ([], named):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await gates.call("proxy", discovery, metadata)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def websocket(gates, path, text, host="localhost", origin=""):
     """One text message there, one back; the status where the handshake is refused."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gates.ports["api"])
     try:
         key = base64.b64encode(os.urandom(16)).decode()
+        page = f"origin: {origin}\r\n" if origin else ""
         writer.write(
-            f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+            f"GET {path} HTTP/1.1\r\nhost: {host}\r\n{page}connection: Upgrade\r\nupgrade: websocket\r\n"
             f"sec-websocket-version: 13\r\nsec-websocket-key: {key}\r\n\r\n".encode()
         )
         async with asyncio.timeout(10):

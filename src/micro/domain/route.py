@@ -12,6 +12,12 @@ from micro.domain.service import Registration, StreamKind
 Key = tuple[str, str]
 """Namespace and service."""
 
+LONGEST_TIMEOUT = 30 * 24 * 3600.0
+"""Seconds; what is longer is no timeout at all."""
+
+_HIDDEN = "/envoy."
+"""Paths of the data plane's own protocol, which its proxies speak with the control plane and nobody else does."""
+
 _PATH = re.compile(r"/([A-Za-z_][A-Za-z0-9_.]{0,254})/[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
@@ -97,17 +103,27 @@ def of_service(registrations: Iterable[Registration]) -> Route | None:
     if not instances:
         return None
     # What has no gRPC path (it came from another framework, or from someone with ideas) plays no part.
-    endpoints = [e for instance in instances for e in instance.endpoints if _PATH.fullmatch(e.path)]
+    endpoints = [
+        endpoint
+        for instance in instances
+        for endpoint in instance.endpoints
+        if _PATH.fullmatch(endpoint.path) and not endpoint.path.startswith(_HIDDEN)
+    ]
     kinds = {endpoint.kind for endpoint in endpoints}
     streams = {endpoint.path for endpoint in endpoints if endpoint.stream}
-    timeouts = [endpoint.timeout for endpoint in endpoints if endpoint.path not in streams]
+    timeouts = [_seconds(endpoint.timeout) for endpoint in endpoints if endpoint.path not in streams]
     return Route(
         namespace=instances[0].namespace,
         service=instances[0].name,
         rpc_services=tuple(sorted({endpoint.path.split("/")[1] for endpoint in endpoints})),
         addresses=tuple(sorted({instance.node.address for instance in instances})),
-        timeout=0.0 if any(timeout <= 0 for timeout in timeouts) else max(timeouts, default=0.0),
+        timeout=0.0 if 0.0 in timeouts else max(timeouts, default=0.0),
         streams=tuple(sorted(streams)),
         pushes=bool(kinds & {StreamKind.SERVER, StreamKind.BIDI}),
         duplex=StreamKind.BIDI in kinds,
     )
+
+
+def _seconds(timeout: float) -> float:
+    """The timeout where it is one that a proxy can keep, else 0 for none: one odd value must not cost the others."""
+    return timeout if 0 < timeout <= LONGEST_TIMEOUT else 0.0

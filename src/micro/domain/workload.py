@@ -20,6 +20,9 @@ TOLD_LINES = 20
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ENVOY = re.compile(r"^(\[\w+\] )?\[(\./)?source/")
+_FILTER = re.compile(
+    r"^(\[[^\]]*\]\s*)*(critical )?(error `)?(Failed to initialize ASGI app$|Failed to create filter config\b)"
+)
 _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Warning)(?:: .*)?$")
 _TRACEBACK = re.compile(r"^(Traceback \(most recent call last\):|\s+File \"[^\"]+\", line \d+)")
 
@@ -163,7 +166,7 @@ def exit_reason(exit_status: int, tail: Sequence[str], folder: str = "") -> str:
             return f"exit status {exit_status} ({signal.Signals(exit_status - 128).name})"
         except ValueError:
             return f"exit status {exit_status}"
-    last = next((line.strip() for line in reversed(tail) if line.strip()), "")
+    last = next((line.strip() for line in reversed(story(tail) or tail) if line.strip()), "")
     return f"exit status {exit_status}: {last}" if last else f"exit status {exit_status}, without any output"
 
 
@@ -187,7 +190,15 @@ def story(tail: Sequence[str]) -> tuple[str, ...]:
     around the service's code said of it."""
     end = _last_exception(tail)
     lines = tail if end is None else tail[: end + 1]
-    return tuple(line for line in lines if not _ENVOY.match(line))
+    kept: list[str] = []
+    envoy = False
+    for line in lines:
+        # What Envoy says of its own configuration may go on in an indented line: the name of a file.
+        continued = envoy and line[:1].isspace()
+        envoy = continued or _FILTER.match(line) is not None
+        if not envoy and not _ENVOY.match(line):
+            kept.append(line)
+    return tuple(kept)
 
 
 def _last_exception(tail: Sequence[str]) -> int | None:

@@ -25,7 +25,10 @@ def run(app: object, main: ModuleType, address: str) -> None:
         raise errors.failed_precondition("run() needs the service in a global of a file: app = Service(…); app.run()")
     address = _free(address)
     path = Path(file).resolve()
-    admin = Path(tempfile.mkdtemp(prefix="micro-")) / "admin.sock"
+    # One folder for all that are run by hand: this process becomes the server, and could not clean up after itself.
+    sockets = Path(tempfile.gettempdir()) / f"micro-{os.getuid()}-by-hand"
+    sockets.mkdir(mode=0o700, exist_ok=True)
+    admin = sockets / f"{address.rpartition(':')[2]}.sock"
     command = asgi_server.command(f"{path.stem}:{attribute}", address=address, admin=admin, folder=path.parent)
     print(f"{getattr(app, 'name', 'service')} listens at http://{address}", file=sys.stderr, flush=True)
     env = {**os.environ, **command.env, "MICRO_SERVICE_ADDRESS": address}

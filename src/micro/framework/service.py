@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +31,9 @@ from micro.rpc.unary import Send
 __all__ = ["Service", "method"]
 
 _log = logging.getLogger(__name__)
+
+THREADS = 64
+"""How many plain `def` handlers run at the same time."""
 
 Hook = Callable[..., Awaitable[None]]
 H = TypeVar("H", bound=Hook)
@@ -124,6 +129,8 @@ class Service(Application):
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Run the hooks and begin to register; the stack undoes it."""
+        # asyncio's own pool has a thread or two more than there are cores: few, for handlers that wait.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="handler"))
         stack.push_async_callback(calls.close)
         for hook in self._stopping:
             stack.push_async_callback(hook)

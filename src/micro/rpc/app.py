@@ -11,7 +11,7 @@ from connectrpc.method import IdempotencyLevel
 
 from micro.domain import errors
 from micro.domain.service import StreamKind
-from micro.rpc import http, loops, unary, websocket
+from micro.rpc import deadline, http, loops, unary, websocket
 from micro.rpc.context import Scope
 from micro.rpc.general import General
 from micro.rpc.health import Health, Readiness
@@ -149,6 +149,7 @@ class Application:
         self, method: Method | None, kind: str, scope: Scope, headers: RawHeaders, receive: Receive, send: Send
     ) -> None:
         type_header = (b"content-type", kind.encode())
+        scope = deadline.restored(scope, headers)
         try:
             family, _, codec = kind.partition("+")
             if family not in {"application/grpc", "application/grpc-web"} or codec not in {"", "proto", "json"}:
@@ -169,8 +170,9 @@ class Application:
             await unary.fail_grpc(send, error, None, type_header)
 
     def _unknown(self, path: str) -> errors.Error:
-        known = ", ".join(sorted(method.name for method in self.methods)[:8])
-        return errors.not_found(f"{self.name} has no endpoint at {path[:200]}: it has {known or 'none'}")
+        known = sorted(method.name for method in self.methods)
+        more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+        return errors.not_found(f"{self.name} has no endpoint at {path[:200]}: it has {', '.join(known[:8])}{more}")
 
 
 def _is_connect(method: Method, kind: str, scope: Scope, headers: RawHeaders) -> bool:

@@ -21,8 +21,12 @@ from micro.domain import errors
 
 _TYPE = "type.googleapis.com/"
 _HCM = _TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_CONNECTIONS = _TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 _HTTP_MODULE = _TYPE + "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
 _NETWORK_MODULE = _TYPE + "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
+
+MAX_CONNECTIONS = 10_000
+"""Open at a time to one service: proxies keep a few each, so more are a mistake or an attack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,14 @@ def config(app: str, address: str, admin: Path, websockets: bool = True) -> dict
     return {
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "static_resources": {"listeners": [listener]},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {"@type": _CONNECTIONS, "max_active_downstream_connections": MAX_CONNECTIONS},
+                }
+            ]
+        },
     }
 
 
@@ -209,5 +221,7 @@ def command(
         "MICRO_PYTHON": str(python or interpreter()),
     }
     # No hot restart: its shared memory would be left behind by a killed process.
-    argv = (envoy_binary(), "-c", str(file), "--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
-    return Command(argv, env)
+    argv = [envoy_binary(), "-c", str(file), "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
+    # Who drains wants clients to move away now, not some time within ten minutes.
+    argv += ["--drain-time-s", "5", "--drain-strategy", "immediate"]
+    return Command(tuple(argv), env)

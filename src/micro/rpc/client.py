@@ -104,7 +104,11 @@ class Channel:
 
     async def stream(self, call: Any, request: Any, timeout: float | None, metadata: Metadata) -> AsyncIterator[Any]:
         """Make a call whose answer is a stream; leaving the iteration cancels it. Raises Error."""
-        calling = call(request, timeout=timeout, metadata=metadata, wait_for_ready=True)
+        await self._reached()
+        try:
+            calling = call(request, timeout=timeout, metadata=metadata, wait_for_ready=True)
+        except self._grpc.aio.UsageError as error:
+            raise errors.unavailable(f"the connection to {self.target} is closed") from error
         try:
             async for response in calling:
                 yield response
@@ -112,6 +116,16 @@ class Channel:
             raise self.error(error) from None
         finally:
             calling.cancel()
+
+    async def _reached(self) -> None:
+        """Wait for the connection: a stream has no deadline that would end the wait. Raises UNAVAILABLE after 10 s."""
+        try:
+            async with asyncio.timeout(DEFAULT_TIMEOUT):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            raise errors.unavailable(f"nothing answers at {self.target}: is `micro server` running?") from None
+        except self._grpc.aio.UsageError as error:
+            raise errors.unavailable(f"the connection to {self.target} is closed") from error
 
     def error(self, error: Any) -> Error:
         found = wire.from_grpc(error)

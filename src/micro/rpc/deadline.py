@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
 from micro.domain import errors
 from micro.domain.errors import Error
+from micro.rpc.context import Scope
 from micro.rpc.receive import Receive, gone
 
 T = TypeVar("T")
@@ -25,6 +26,28 @@ _LONGEST_HOLD = 0.005
 """Seconds that one stream may keep the event loop."""
 
 _GRPC_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+CALLERS = b"micro-timeout"
+"""The caller's own grpc-timeout, as the gateways hand it on; "-" where there was none. They put their patience, which
+is longer than any method's, into grpc-timeout itself."""
+
+
+def given(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """What the caller of a gRPC method said of its deadline; None where it said nothing."""
+    callers = headers.get(CALLERS)
+    if callers is None:
+        return headers.get(b"grpc-timeout")
+    return None if callers == b"-" else callers
+
+
+def restored(scope: Scope, headers: Mapping[bytes, bytes]) -> Scope:
+    """The request with grpc-timeout as its caller wrote it."""
+    if CALLERS not in headers:
+        return scope
+    kept = [pair for pair in scope["headers"] if pair[0] not in {CALLERS, b"grpc-timeout"}]
+    callers = given(headers)
+    return {**scope, "headers": kept if callers is None else [*kept, (b"grpc-timeout", callers)]}
 
 
 def of_grpc(value: bytes) -> float:

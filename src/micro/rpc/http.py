@@ -1,7 +1,7 @@
 """Calls over plain HTTP: JSON bodies, forms, query strings, and streams as lines or server-sent events.
 
-What people and browsers send. A web page of another origin cannot POST JSON here without asking first, which is why
-a body must say that it is JSON.
+What people and browsers send. A page of another origin can send GETs and forms without asking first: which of its
+callers a service obeys is the service's business. The platform's own take neither (`rpc/pages.py`).
 """
 
 from __future__ import annotations

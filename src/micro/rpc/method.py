@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from protobuf import DescMethod, DescService, Message
 
 from micro.domain import names
+from micro.domain.route import LONGEST_TIMEOUT
 from micro.domain.service import StreamKind
 from micro.rpc import comments, deadline
 from micro.rpc.context import CURRENT, Context
@@ -36,15 +38,26 @@ def method(*, timeout: float | None = None) -> Callable[[F], F]:
     """Say how a handler's method is to be run.
 
     Args:
-        timeout: seconds that a call may take when its caller names no deadline; None or 0 for no limit. Without this
-            decorator it is the service's own, and none for streams.
+        timeout: seconds that a call may take when its caller names no deadline, 30 days at most; None, 0 or infinity
+            for no limit. Without this decorator it is the service's own, and none for streams.
+
+    Raises ValueError for what is no time.
     """
+    seconds = _seconds(timeout)
 
     def mark(function: F) -> F:
-        setattr(function, _TIMEOUT, timeout or 0.0)
+        setattr(function, _TIMEOUT, seconds)
         return function
 
     return mark
+
+
+def _seconds(timeout: float | None) -> float:
+    if timeout is None or timeout == math.inf:
+        return 0.0
+    if not 0 <= timeout <= LONGEST_TIMEOUT:  # which not-a-number is not either
+        raise ValueError(f"timeout is {timeout:g} s: use 0 to {LONGEST_TIMEOUT:.0f}, or 0 for no limit")
+    return float(timeout)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +122,11 @@ def service_of(handler: object) -> DescService:
 
 
 def table(handlers: Sequence[object], timeout: float | None, interceptors: Sequence[Interceptor] = ()) -> list[Method]:
-    """Every method of every handler, in the order given. Raises TypeError for what is no handler, or is given twice."""
+    """Every method of every handler, in the order given. Raises TypeError for what is no handler, or is given twice.
+
+    Raises ValueError for a timeout that is no time.
+    """
+    timeout = _seconds(timeout)
     methods: list[Method] = []
     seen: set[str] = set()
     for handler in handlers:
@@ -126,6 +143,7 @@ def _method(
 ) -> Method:
     kind, stream = _KINDS[desc.method_kind]
     written = _find(handler, desc)
+    _takes_two(handler, written)
     given = getattr(written, _TIMEOUT, None)
     if given is None:
         given = default if kind is StreamKind.UNARY else None
@@ -154,6 +172,17 @@ def _method(
         info=info,
         description=comments.of_method(handler, written.__name__),
     )
+
+
+def _takes_two(handler: object, function: Callable[..., Any]) -> None:
+    """Raises TypeError for a function that every call would fail on."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        name = f"{type(handler).__name__}.{function.__name__}"
+        raise TypeError(
+            f"{name} must take a request and a context: def {function.__name__}(self, request, ctx)"
+        ) from None
 
 
 def _find(handler: object, desc: DescMethod) -> Callable[..., Any]:

@@ -42,7 +42,7 @@ def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False)
     async def serve(scope: Scope, headers: RawHeaders, receive: Receive, send: Send) -> None:
         ctx = None
         try:
-            given = headers.get(b"grpc-timeout")
+            given = deadline.given(headers)
             seconds = default if given is None else deadline.of_grpc(given)
             ctx = Context(method, scope, None if seconds is None else monotonic() + seconds)
             message = await receive()
@@ -175,5 +175,7 @@ def told(error: BaseException) -> Error | None:
 
 
 def raise_again(error: BaseException) -> None:
-    if not isinstance(error, Exception):
+    """What ends a task ends it. A handler's `sys.exit` does not: the server could not bear it, and no call may end
+    the others; it is told as any exception that nobody expected."""
+    if isinstance(error, asyncio.CancelledError):
         raise error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,18 +13,15 @@ from micro.backends.envoy.admin import Admin
 from micro.backends.nats import process as nats
 from micro.backends.process.launcher import LocalLauncher
 from micro.backends.process.launcher_server import LauncherServer
-from micro.ports.launcher import Launcher, ProcessSpec
+from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
 from micro.rpc import asgi_server
 from micro.server.settings import Layout, Settings
-from micro.server.supervisor import Unit
+from micro.server.supervisor import DRAIN_SECONDS, Unit
 
 Announce = Callable[[Settings, Layout], None]
 
 GATEWAYS = ("api", "mesh", "proxy")
 """The Envoys that take their routes from the control plane."""
-
-DRAIN_SECONDS = 3.0
-"""How long a gateway may take to finish what is in flight when the server stops."""
 
 _KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -31,6 +29,15 @@ _KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FIL
 def environment() -> dict[str, str]:
     """What every process inherits: enough to run, nothing that could be a secret."""
     return {name: os.environ[name] for name in _KEPT if name in os.environ}
+
+
+def builds() -> dict[str, str]:
+    """What the runtime gets besides: where packages come from. May hold passwords, so nobody else does."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("UV_") or name.lower() in ("http_proxy", "https_proxy", "no_proxy", "logname")
+    }
 
 
 async def launcher(layout: Layout, stack: AsyncExitStack) -> Launcher:
@@ -56,6 +63,11 @@ def units(settings: Settings, layout: Layout) -> list[Unit]:
     found.append(_gateway(settings, layout, "api", settings.api_address))
     found.append(_gateway(settings, layout, "proxy", settings.proxy_address))
     return found
+
+
+def _folder(layout: Layout) -> None:
+    """Make the folder of sockets again: it lies where others clean up."""
+    layout.run.mkdir(mode=0o700, exist_ok=True)
 
 
 def _spec(layout: Layout, name: str, argv: tuple[str, ...], env: dict[str, str]) -> ProcessSpec:
@@ -84,6 +96,7 @@ def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tu
     admin = layout.admin(name)
 
     def spec() -> ProcessSpec:
+        _folder(layout)
         command = asgi_server.command("micro.server.process:app", address=address, admin=admin, websockets=False)
         env = {
             "MICRO_HOME": str(settings.home),
@@ -94,10 +107,20 @@ def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tu
             "MICRO_REGISTRY": settings.registry_address,
             "MICRO_NETWORK": settings.mesh_address,
             "MICRO_LOG_FORMAT": "json",
+            # The sockets' folder is found by it.
+            "TMPDIR": tempfile.gettempdir(),
         }
-        return _spec(layout, name, command.argv, {**command.env, **env})
+        more = builds() if name == "runtime" else {}
+        return _spec(layout, name, command.argv, {**command.env, **more, **env})
 
-    return Unit(name, address, needs, spec, ready=lambda: Admin(admin).wait_ready(settings.ready_timeout))
+    return Unit(
+        name,
+        address,
+        needs,
+        spec,
+        ready=lambda: Admin(admin).wait_ready(settings.ready_timeout),
+        outlived_by=() if name == "registry" else ("registry",),
+    )
 
 
 def _gateway(settings: Settings, layout: Layout, name: str, address: str) -> Unit:
@@ -113,6 +136,7 @@ def _gateway(settings: Settings, layout: Layout, name: str, address: str) -> Uni
     workers = 1 if name == "mesh" else settings.gateway_workers
 
     def spec() -> ProcessSpec:
+        _folder(layout)
         return _spec(layout, name, bootstrap.command(gateway, layout.run, workers), {})
 
     async def drain() -> None:
@@ -128,6 +152,17 @@ def _gateway(settings: Settings, layout: Layout, name: str, address: str) -> Uni
         ready=lambda: Admin(admin).wait_ready(settings.ready_timeout),
         drain=drain if outward else None,
     )
+
+
+def service_drain(layout: Layout) -> Callable[[ProcessInfo], Awaitable[None]]:
+    """How a user's process finishes what is in flight."""
+
+    async def drain(process: ProcessInfo) -> None:
+        admin = Admin(layout.admin(process.id))
+        await admin.drain()
+        await admin.wait_idle(DRAIN_SECONDS)
+
+    return drain
 
 
 def service_command(python: Path, folder: Path, address: str, admin: Path) -> asgi_server.Command:

@@ -12,6 +12,7 @@ from typing import Any
 from micro._version import __version__
 from micro.framework import client as calls
 from micro.framework.service import Service
+from micro.rpc import pages
 from micro.rpc.client import Client
 from micro.server import assemble, catalog
 from micro.server.settings import Layout, Settings
@@ -106,6 +107,9 @@ class Process:
         self._service: Service | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if pages.made_by_one(scope):
+            await pages.refuse(scope, send)
+            return
         if self._service is None:
             self._service = self._assemble()
         await self._service(scope, receive, send)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -40,17 +41,21 @@ class Program:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, stop.set)
+            # Under nohup a terminal that goes away is no reason to stop.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, stop.set)
         # Told now, in one line, instead of by every process in many.
         asgi_server.libpython()
-        with self._owned_home():
+        with self._owned_home(), _full_disks_told():
+            # What a killed server left would lead the command line to ports that are somebody else's by now.
+            self.layout.state.unlink(missing_ok=True)
             for name in ("api_address", "proxy_address"):
                 _check_free(name, getattr(self.settings, name))
             async with AsyncExitStack() as stack:
                 launcher = await assemble.launcher(self.layout, stack)
                 units = assemble.units(self.settings, self.layout)
                 self._write(self.layout.settings, self.settings.dump())
-                supervisor = Supervisor(launcher, units, self._screen)
+                supervisor = Supervisor(launcher, units, self._screen, assemble.service_drain(self.layout))
 
                 def ready() -> None:
                     self._write(self.layout.state, json.dumps(self.state()))
@@ -110,6 +115,15 @@ class Program:
         fresh.replace(path)
 
 
+@contextlib.contextmanager
+def _full_disks_told() -> Iterator[None]:
+    """Files that cannot be written are the machine's fault: one line, no traceback."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.failed_precondition(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+
+
 def _check_private(folder: Path) -> None:
     """The temporary folder is everybody's; what lies there under our name must be ours alone."""
     status = folder.lstat()
@@ -127,7 +141,11 @@ def _check_free(name: str, address: str) -> None:
         try:
             probe.bind((host.strip("[]"), int(port)))
         except OSError as error:
-            cause = "is in use by another program" if error.errno == 98 else f"cannot be bound: {error.strerror}"
+            cause = (
+                "is in use by another program"
+                if error.errno == errno.EADDRINUSE
+                else f"cannot be bound: {error.strerror}"
+            )
             raise errors.failed_precondition(
                 f"{address} {cause}: free it or choose another with {flag} HOST:PORT"
             ) from None

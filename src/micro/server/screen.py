@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TextIO
 
@@ -22,7 +23,9 @@ class Terminal:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
 
     def _line(self, text: str = "") -> None:
-        print(text, file=self._out, flush=True)
+        # Whoever watched may have left: a closed pipe or a lost terminal is no reason to stop.
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=self._out, flush=True)
 
     def starting(self, settings: Settings) -> None:
         """The first line."""
@@ -46,6 +49,11 @@ class Terminal:
         self._line()
         self._line(f"  {self._paint('1;32', 'ready')} in {seconds:.1f} s; Ctrl-C stops it")
         self._line()
+        host = settings.proxy_address.rpartition(":")[0].strip("[]")
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            warning = self._paint("33", "! whoever reaches the proxy may run code here")
+            self._line(f"  {warning}: it listens on {settings.proxy_address}")
+            self._line()
         self._line(f"  HTTP  {self._paint('36', 'http://' + settings.api_address)}")
         self._line(f"  gRPC  {self._paint('36', settings.proxy_address)}")
         self._line(f"  logs  {layout.logs}")

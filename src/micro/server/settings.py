@@ -135,7 +135,8 @@ class Layout:
     def run(self) -> Path:
         """Unix sockets: below the temporary folder, since a socket's path has at most 107 bytes."""
         digest = hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"micro-{os.getuid()}-{digest}"
+        base = tempfile.gettempdir()
+        return Path(base if len(base) <= 40 else "/tmp") / f"micro-{os.getuid()}-{digest}"  # noqa: S108 - made private
 
     @property
     def launcher(self) -> Path:

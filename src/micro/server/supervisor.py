@@ -14,6 +14,9 @@ from typing import Protocol
 from micro.domain import backoff, errors
 from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
 
+DRAIN_SECONDS = 3.0
+"""How long what is in flight may take when the server stops."""
+
 STEADY = 30.0
 """Seconds after which a process that ended is started again without the wait its earlier ends have earned it."""
 
@@ -23,12 +26,13 @@ class Unit:
     """One process of the platform.
 
     Attributes:
-        name: as the user sees it.
+        name: as the user sees it; also the id of its process.
         detail: what to say about it when it is ready: its address.
         needs: names of the units that must be ready before it is started.
         spec: makes what to run; asked again for every start.
         ready: returns when it can take calls; raises Error UNAVAILABLE after its own patience.
         drain: finishes what is in flight; None where there is nothing to finish.
+        outlived_by: names of the units that are to be there until this one has ended, besides those it needs.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Unit:
     spec: Callable[[], ProcessSpec]
     ready: Callable[[], Awaitable[None]]
     drain: Callable[[], Awaitable[None]] | None = None
+    outlived_by: tuple[str, ...] = ()
 
 
 class Screen(Protocol):
@@ -72,10 +77,24 @@ class _State:
 
 
 class Supervisor:
-    """Runs units until it is told to stop."""
+    """Runs units until it is told to stop.
 
-    def __init__(self, launcher: Launcher, units: Iterable[Unit], screen: Screen) -> None:
+    Args:
+        launcher: of all processes; those that are no unit's are the users'.
+        units: the platform's own.
+        screen: who is told.
+        drain: finishes what is in flight in a user's process.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        units: Iterable[Unit],
+        screen: Screen,
+        drain: Callable[[ProcessInfo], Awaitable[None]],
+    ) -> None:
         self._launcher = launcher
+        self._drain = drain
         self._units = {unit.name: unit for unit in units}
         self._screen = screen
         self._states = {name: _State() for name in self._units}
@@ -137,7 +156,11 @@ class Supervisor:
     async def _launch(self, unit: Unit) -> None:
         """Start one unit and wait until it is ready."""
         state = self._states[unit.name]
-        spec = unit.spec()
+        try:
+            spec = unit.spec()
+        except OSError as error:
+            cause = f"{error.filename or 'its files'}: {error.strerror or error}"
+            raise StartError(unit.name, cause, (), "none yet") from error
         state.ended = asyncio.get_running_loop().create_future()
         await self._launcher.start(spec)
         ready = asyncio.ensure_future(unit.ready())  # owned: by this call
@@ -182,25 +205,31 @@ class Supervisor:
                     break
                 except errors.Error as error:
                     self._screen.ended(unit, error.message.splitlines()[0])
-                    await self._launcher.stop(unit.spec().id, 1.0)
+                    await self._launcher.stop(unit.name, 1.0)
             self._screen.back(unit, time.monotonic() - gone)
 
     async def _end(self) -> None:
         """Drain what takes requests, then end everything: users' services first, then units, the needed last."""
-        await _all(unit.drain() for unit in self._units.values() if unit.drain and self._states[unit.name].up.is_set())
-        running = {process.id: process for process in await self._launcher.list()}
-        units: Mapping[str, str] = {p.labels["unit"]: p.id for p in running.values() if "unit" in p.labels}
+        running = await self._launcher.list()
+        units: Mapping[str, str] = {p.labels["unit"]: p.id for p in running if "unit" in p.labels}
+        users = [p for p in running if "unit" not in p.labels]
+        gateways = [unit.drain() for name, unit in self._units.items() if unit.drain and self._states[name].up.is_set()]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await _all([*gateways, *(self._drain(process) for process in users)])
         # The runtime goes first: it would start again what ends.
         if "runtime" in units:
             await self._launcher.stop(units["runtime"], 2.0)
-        await _all(self._launcher.stop(p.id, 2.0) for p in running.values() if "unit" not in p.labels)
+        await _all(self._launcher.stop(process.id, 2.0) for process in users)
         for layer in _layers(self._units.values()):
             await _all(self._launcher.stop(units[name], 1.0) for name in layer if name in units)
 
 
 def _layers(units: Iterable[Unit]) -> list[list[str]]:
     """Names in the order to end them: nothing goes before what needs it."""
-    left = {unit.name: set(unit.needs) for unit in units}
+    left = {unit.name: {*unit.needs, *unit.outlived_by} for unit in units}
+    for needs in left.values():
+        needs &= left.keys()
     layers: list[list[str]] = []
     while left:
         needed = {need for needs in left.values() for need in needs}

@@ -8,10 +8,12 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from micro.domain import backoff, errors, workload
 from micro.domain.errors import Error, Kind
 from micro.domain.workload import Restarts, State, Workload
+from micro.ports.builder import Build
 from micro.ports.launcher import ProcessInfo, ProcessSpec
 from micro.services._tasks import OwnedTasks
 from micro.services.host import KIND, SERVICE, Exits, Host
@@ -80,11 +82,13 @@ class Instance:
         """
         try:
             await self._begin()
-        except BaseException:
+        except BaseException as error:
             self._move(State.ERROR)
             await self._end_process()
             if self.id:  # it may have registered
                 self._tasks.spawn(self._forget(self.id), f"forget {self.id}")
+            if isinstance(error, Exception):
+                raise self._failure_of(error) from error
             raise
         self._keeper = self._tasks.spawn(self._keep(begun=True), f"keep {self.wanted}")
 
@@ -108,10 +112,16 @@ class Instance:
 
     async def _keep_first(self, slot: asyncio.Semaphore) -> None:
         try:
-            async with slot:
+            self._move(State.BUILDING)
+            await self._build()  # it may take minutes, and starts nothing
+            await slot.acquire()
+            with ExitStack() as held:
+                held.callback(slot.release)
+                late = asyncio.get_running_loop().call_later(self._host.settings.start_slot, held.close)
+                held.callback(late.cancel)
                 await self._begin()
-        except Failure as failure:
-            await self._failed(failure)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the service is tried again
+            await self._failed(self._failure_of(error))
             await asyncio.sleep(self.restarts.delay)
             await self._keep()
         else:
@@ -126,10 +136,20 @@ class Instance:
                     await self._begin()
                 begun = adopted = False
                 raise await self._ended()
-            except Failure as failure:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the service is tried again
                 begun = adopted = False
-                await self._failed(failure)
+                await self._failed(self._failure_of(error))
             await asyncio.sleep(self.restarts.delay)
+
+    def _failure_of(self, error: Exception) -> Failure:
+        """The failure, or what else went wrong as one: that is logged with its traceback."""
+        if isinstance(error, Failure):
+            return error
+        _log.error("%s (%s): unexpected %s", self.wanted, self.id, type(error).__name__, exc_info=error)
+        if isinstance(error, Error):
+            return _told(error)
+        reason, *tail = str(error).splitlines() or ["no reason given"]
+        return Failure(f"unexpected {type(error).__name__}: {reason}", tuple(tail))
 
     async def _failed(self, failure: Failure) -> None:
         ready_for = None if self._ready_at is None else time.monotonic() - self._ready_at
@@ -137,7 +157,8 @@ class Instance:
         self.restarts = self.restarts.failed(ready_for)
         _log.warning("%s (%s): %s; started again in %.1f s", self.wanted, self.id, failure.reason, self.restarts.delay)
         self._move(State.ERROR)
-        self._tasks.spawn(self._forget(self.id), f"forget {self.id}")
+        if self.id:
+            self._tasks.spawn(self._forget(self.id), f"forget {self.id}")
         await self._end_process()
 
     async def _begin(self) -> None:
@@ -164,7 +185,7 @@ class Instance:
         self._move(State.STARTING)
         self._exit = self._exits.expect(self.id)
         try:
-            build = await host.builder.build(host.sources.folder(wanted.key, wanted.generation))
+            build = await self._build()
             command = await asyncio.to_thread(
                 host.command, build.python, build.folder, self.address, host.admin_socket(self.id)
             )
@@ -178,13 +199,19 @@ class Instance:
             )
             info = await host.launcher.start(spec)
         except Error as error:
-            reason, *tail = error.message.splitlines() or [error.kind.code]
-            raise Failure(reason, tuple(tail)) from error
+            raise _told(error) from error
         except OSError as error:
             raise Failure(f"it cannot be started: {error}") from error
         self.pid = info.pid
         self._exits.started(self.id)
         self._changed()
+
+    async def _build(self) -> Build:
+        """What is there already after the first time. Raises Failure."""
+        try:
+            return await self._host.builder.build(self._host.sources.folder(self.wanted.key, self.wanted.generation))
+        except Error as error:
+            raise _told(error) from error
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -308,7 +335,7 @@ class Instance:
             return
         try:
             await self._host.launcher.stop(self.id, self._host.settings.stop_grace)
-        except Error as error:  # once it is forgotten, the next look at what runs ends it
+        except Exception as error:  # noqa: BLE001 - once it is forgotten, the next look at what runs ends it
             _log.warning("%s: cannot be stopped: %s", self.id, error)
         self._exits.forget(self.id)
         self._exit, self.pid = None, 0
@@ -322,6 +349,11 @@ class Instance:
     def _move(self, state: State) -> None:
         self.state = workload.step(self.state, state)
         self._changed()
+
+
+def _told(error: Error) -> Failure:
+    reason, *tail = error.message.splitlines() or [error.kind.code]
+    return Failure(reason, tuple(tail))
 
 
 def unwrap(subject: object, failure: Failure) -> Error:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from micro.domain import errors, names
+from micro.domain.route import LONGEST_TIMEOUT
 from micro.domain.service import Registration
 from micro.rpc import convert
 from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
@@ -45,6 +46,12 @@ def validated(message: pb.Service, namespace: str) -> Registration:
     _check_address(node.address)
     _check_pairs(message.metadata, "service")
     _check_pairs(node.metadata, "node")
+    for endpoint in message.endpoints:
+        # Neither not-a-number nor infinity is between them.
+        if not 0 <= endpoint.timeout <= LONGEST_TIMEOUT:
+            raise errors.invalid_argument(
+                f"timeout of {endpoint.name!r} is {endpoint.timeout:g} s: use 0 to {LONGEST_TIMEOUT:.0f}, 0 for none"
+            )
     if len(message.descriptors) > DESCRIPTOR_BYTES:
         raise errors.resource_exhausted(
             f"descriptors of service {name!r} take {len(message.descriptors)} bytes: {DESCRIPTOR_BYTES} are the most"

@@ -24,7 +24,11 @@ _AT_ONCE = 4
 """How many processes are started at the same time after a restart of the server: all at once would make each of them
 late."""
 
-_INTERRUPTED = "it was still being started when the server stopped: run it again"
+_INTERRUPTED = "its start was interrupted: run it again"
+_UPDATE_INTERRUPTED = "an update was interrupted: run it again"
+
+
+Work = Coroutine[Any, Any, None]
 
 
 @dataclass(eq=False)
@@ -36,6 +40,9 @@ class Entry:
         error: why the last operation failed; empty after one that did not.
         lock: held by the operation that changes it.
         changes: running and waiting operations that a Delete cuts short.
+        kept: what the store holds.
+        saving: held by whoever changes that.
+        gone: whether it was deleted.
     """
 
     workload: Workload
@@ -45,6 +52,9 @@ class Entry:
     updated: str = ""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changes: set[asyncio.Task[Any]] = field(default_factory=set)
+    kept: Workload | None = None
+    saving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    gone: bool = False
 
     @property
     def status(self) -> State:
@@ -89,7 +99,7 @@ class Workloads:
         kept = await self._host.store.list()
         running = [info for info in await self._host.launcher.list() if info.labels.get(KIND) == SERVICE]
         for wanted in kept:
-            entry = Entry(wanted, error=wanted.error, updated=wanted.updated or now())
+            entry = Entry(wanted, error=wanted.error, updated=wanted.updated or now(), kept=wanted)
             self._entries[wanted.key] = entry
             if wanted.generation:
                 self._resume(entry, [info for info in running if _belongs(info, wanted)])
@@ -123,7 +133,8 @@ class Workloads:
         entry.workload = replace(wanted, revision=entry.workload.revision, error=_INTERRUPTED)
         entry.phase, entry.error = State.PENDING, ""
         entry.touch()
-        await self._perform(entry, self._create(entry, upload_id, fresh=fresh), wait=wait)
+        begin, work = self._begin_create(entry, fresh=fresh), self._create(entry, upload_id, fresh=fresh)
+        await self._perform(entry, begin, work, wait=wait)
         return entry
 
     async def update(self, key: Key, change: Change, upload_id: str, *, wait: bool) -> Entry:
@@ -132,7 +143,7 @@ class Workloads:
         entry = self._find(key)
         if entry.failed and upload_id:
             entry.phase = State.PENDING  # from now on Create may not take its place
-        await self._perform(entry, self._update(entry, change, upload_id), wait=wait)
+        await self._perform(entry, self._begin_update(entry), self._update(entry, change, upload_id), wait=wait)
         return entry
 
     async def delete(self, key: Key) -> None:
@@ -140,7 +151,7 @@ class Workloads:
         entry = self._find(key)
         for operation in entry.changes:
             operation.cancel("it was killed")
-        await self._perform(entry, self._delete(entry), wait=True, change=False)
+        await self._perform(entry, None, self._delete(entry), wait=True)
 
     def _find(self, key: Key) -> Entry:
         entry = self._entries.get(key)
@@ -148,46 +159,96 @@ class Workloads:
             raise errors.not_found(f"{_shown(key)} is not there: `micro status` lists what is")
         return entry
 
-    async def _perform(self, entry: Entry, work: Coroutine[Any, Any, None], *, wait: bool, change: bool = True) -> None:
-        """Run one operation after those that came before it. It goes on when the caller gives up."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        operation = self._tasks.spawn(self._operate(entry, work, done), f"operate {entry.workload}")
-        if change:
-            entry.changes.add(operation)
-            operation.add_done_callback(entry.changes.discard)
-        if wait:
-            await asyncio.shield(done)
+    async def _perform(self, entry: Entry, begin: Work | None, work: Work, *, wait: bool) -> None:
+        """Run one operation after those that came before it. It goes on when the caller gives up.
 
-    async def _operate(self, entry: Entry, work: Coroutine[Any, Any, None], done: asyncio.Future[None]) -> None:
-        outcome: BaseException | None = None
+        Args:
+            begin: stores that there is a change, so that word of it survives everything; None for a Delete, which
+                waits for its end anyway. Without `wait` its error is all that the caller hears.
+        """
+        loop = asyncio.get_running_loop()
+        begun: asyncio.Future[None] = loop.create_future()
+        done: asyncio.Future[None] = loop.create_future()
+        operation = self._tasks.spawn(self._operate(entry, begin, work, begun), f"operate {entry.workload}")
+        if begin is not None:
+            entry.changes.add(operation)
+
+        def settle(operation: asyncio.Task[Error | None]) -> None:
+            # Not in the coroutine: one that is cancelled before its first step never runs any of it.
+            entry.changes.discard(operation)
+            for part in (begin, work):
+                if part is not None:
+                    part.close()
+            error = _answer(entry, operation)
+            if entry.phase is State.PENDING and not entry.changes:
+                entry.phase = None
+                entry.error = entry.error or (error.message if error else "")
+            entry.touch()
+            for told in (begun, done):
+                if not told.done():
+                    told.set_result(None) if error is None else told.set_exception(error)
+                    told.exception()  # nobody may be waiting for it
+
+        operation.add_done_callback(settle)
+        await asyncio.shield(done if wait else begun)
+
+    async def _operate(self, entry: Entry, begin: Work | None, work: Work, begun: asyncio.Future[None]) -> Error | None:
+        """Return why it failed, if it did in a way that is not a fault of ours."""
         try:
+            if begin is not None:
+                await begin
+                begun.set_result(None)
             async with entry.lock:
                 if self._entries.get(entry.workload.key) is not entry:
                     raise errors.not_found(f"{entry.workload} has been killed meanwhile")
                 await work
-        except asyncio.CancelledError as cancelled:
-            why = cancelled.args[0] if cancelled.args else "the runtime was stopped"
-            outcome = errors.aborted(f"{entry.workload} is not ready: {why} meanwhile")
-            raise
         except Error as error:
-            outcome = error
+            return error
         except Exception as error:  # noqa: BLE001 - told to the caller as internal, its traceback to the log
             _log.exception("%s: the operation ended unexpectedly", entry.workload)
-            outcome = errors.internal(f"{entry.workload}: unexpected {type(error).__name__}; see `micro logs runtime`")
-        finally:
-            work.close()
-            entry.touch()
-            if not done.done():
-                if outcome is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(outcome)
-                    done.exception()  # nobody may be waiting for it
+            return errors.internal(f"{entry.workload}: unexpected {type(error).__name__}; see `micro logs runtime`")
+        return None
+
+    async def _put(self, entry: Entry, kept: Workload | None) -> None:
+        """Store it; None: what is stored already, as one that an update was announced for.
+
+        What is stored says that an update was interrupted for as long as any other change is under way. Raises
+        UNAVAILABLE, and NOT_FOUND after a Delete.
+        """
+        current = asyncio.current_task()
+
+        async def write() -> Error | None:
+            async with entry.saving:
+                wanted = kept or entry.kept or entry.workload
+                if entry.gone:
+                    return errors.not_found(f"{entry.workload} has been killed meanwhile")
+                others = any(change is not current and not change.done() for change in entry.changes)
+                if kept is None or others:
+                    wanted = replace(wanted, error=_UPDATE_INTERRUPTED)
+                try:
+                    await self._host.store.put(wanted)
+                except Error as error:
+                    return error
+                entry.kept = wanted
+                return None
+
+        # Brought to its end whatever becomes of the operation: a write that nobody waits for could undo a later one.
+        if (error := await asyncio.shield(self._tasks.spawn(write(), f"store {entry.workload}"))) is not None:
+            raise error
+
+    async def _begin_create(self, entry: Entry, *, fresh: bool) -> None:
+        try:
+            await self._put(entry, entry.workload)
+        except Error as error:
+            await self._undo(entry, error, forget=fresh)
+            raise
+
+    async def _begin_update(self, entry: Entry) -> None:
+        await self._put(entry, None)
 
     async def _create(self, entry: Entry, upload_id: str, *, fresh: bool) -> None:
         wanted = replace(entry.workload, generation=1, revision=entry.workload.revision + 1, error="")
         try:
-            await self._host.store.put(entry.workload)
             await self._host.sources.unpack(upload_id, wanted.key, wanted.generation)
         except Error as error:
             await self._undo(entry, error, forget=fresh)
@@ -211,10 +272,16 @@ class Workloads:
         await self._host.sources.remove(entry.workload.key)
         if forget:
             self._entries.pop(entry.workload.key, None)
-            await self._host.store.delete(entry.workload.key)
+            await self._forget(entry)
             return
         entry.workload = replace(entry.workload, generation=0, error=error.message, updated=now())
-        await self._host.store.put(entry.workload)
+        await self._put(entry, entry.workload)
+
+    async def _forget(self, entry: Entry) -> None:
+        """Let the store forget it. Raises UNAVAILABLE; then it is still there."""
+        async with entry.saving:
+            await self._host.store.delete(entry.workload.key)
+            entry.gone = True
 
     async def _update(self, entry: Entry, change: Change, upload_id: str) -> None:
         old = entry.workload
@@ -229,11 +296,19 @@ class Workloads:
             entry.phase = None
             if wanted.generation != old.generation:
                 await self._host.sources.remove(wanted.key, wanted.generation)
-            if isinstance(error, Error):
-                entry.error = error.message
+            if isinstance(error, Exception):
+                await self._tell_failed_update(entry, old, error)
             raise
         if old.generation and old.generation != wanted.generation:
             await self._host.sources.remove(old.key, old.generation)
+
+    async def _tell_failed_update(self, entry: Entry, old: Workload, error: Exception) -> None:
+        known = isinstance(error, Error)
+        entry.error = error.message if known else f"unexpected {type(error).__name__}; see `micro logs runtime`"
+        try:
+            await self._put(entry, replace(old, error=entry.error))
+        except Error as unkept:  # the update's own failure matters more to whoever asked for it
+            _log.warning("%s: why its update failed is not kept: %s", old, unkept)
 
     async def _roll_out(self, entry: Entry, wanted: Workload, *, shown: bool) -> None:
         """Build, start, wait until all are routed, make it the wanted state, end what ran before.
@@ -251,7 +326,7 @@ class Workloads:
         fresh = [self._instance(entry, wanted) for _ in range(wanted.instances)]
         try:
             await self._prove(fresh)
-            await self._host.store.put(replace(wanted, updated=now()))
+            await self._put(entry, replace(wanted, updated=now()))
         except BaseException:
             await self._retire(fresh)
             raise
@@ -280,9 +355,13 @@ class Workloads:
             await asyncio.shield(asyncio.gather(*ends))
 
     async def _delete(self, entry: Entry) -> None:
-        entry.phase = State.STOPPING
+        before, entry.phase = entry.phase, State.STOPPING
         entry.touch()
-        await self._host.store.delete(entry.workload.key)
+        try:
+            await self._forget(entry)
+        except BaseException:
+            entry.phase = before
+            raise
         await self._retire(entry.instances)
         await self._host.sources.remove(entry.workload.key)
         self._entries.pop(entry.workload.key, None)
@@ -321,6 +400,15 @@ class Change:
             revision=old.revision + 1,
             error="",
         )
+
+
+def _answer(entry: Entry, operation: asyncio.Task[Error | None]) -> Error | None:
+    """What whoever asked for the operation is told, once it has ended."""
+    try:
+        return operation.result()
+    except asyncio.CancelledError as cancelled:
+        why = cancelled.args[0] if cancelled.args else "the runtime was stopped"
+        return errors.aborted(f"{entry.workload} is not ready: {why} meanwhile")
 
 
 async def _outcome(instance: Instance) -> Failure | None:

@@ -33,6 +33,9 @@ class RuntimeSettings:
     ready_timeout: float = 30.0
     """Seconds that a process may take from its start until it is routed."""
 
+    start_slot: float = 5.0
+    """Seconds that a process which is not ready yet keeps others from starting after a restart of the server."""
+
     drain_timeout: float = 10.0
     """Seconds that requests in flight may take to finish once no new ones come."""
 

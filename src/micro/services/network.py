@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -53,15 +53,18 @@ class NetworkService(Network):
         self._synced = False
         self._changed = asyncio.Event()
         self._table = RouteTable()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Begin to follow the registry. Does not wait for it: `healthy` tells when it has told everything once."""
-        background.spawn(stack, self._follow(), "following the registry")
-        background.spawn(stack, self._publish(), "publishing routes")
+        self._tasks = (
+            background.spawn(stack, self._follow(), "following the registry"),
+            background.spawn(stack, self._publish(), "publishing routes"),
+        )
 
     def healthy(self) -> bool:
-        """Whether the registry has told everything once."""
-        return self._synced
+        """Whether the registry has told everything once, and what follows it is still followed and published."""
+        return self._synced and not any(task.done() for task in self._tasks)
 
     async def routes(self, request: pb.RoutesRequest, ctx: Any) -> pb.RoutesResponse:
         return pb.RoutesResponse(
@@ -158,7 +161,7 @@ class NetworkService(Network):
                 continue
             began = loop.time()
             dirty, self._dirty = self._dirty, set()
-            self._table = self._table.updated({key: self._known[key].values() for key in dirty})
+            self._table = self._updated(dirty)
             for key in dirty:
                 if not self._known[key]:
                     del self._known[key]
@@ -166,3 +169,18 @@ class NetworkService(Network):
             # A lone change is published at once. In a burst, publishing takes half of the time at most, and each turn
             # takes along all that has come in meanwhile.
             await asyncio.sleep(loop.time() - began)
+
+    def _updated(self, dirty: Iterable[Key]) -> RouteTable:
+        """The table with these services' routes made anew, without the services that none can be made of."""
+        changes = {key: self._known[key].values() for key in dirty}
+        try:
+            return self._table.updated(changes)
+        except Exception:  # noqa: BLE001 - whichever it is, below tells it
+            table = self._table
+        for key, registrations in changes.items():
+            try:
+                table = table.updated({key: registrations})
+            except Exception:
+                log.exception("service %r of namespace %r cannot be routed and is left out", key[1], key[0])
+                table = table.updated({key: ()})
+        return table

@@ -1,7 +1,9 @@
 """What the registry's content means for traffic, whatever order it comes in."""
 
+import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,3 +137,18 @@ def test_two_nodes_at_one_address_are_one_address():
 def test_a_dotted_name_is_found_below_both_of_its_prefixes():
     assert route.Route("micro", "books").prefixes == ("/books",)
     assert route.Route("micro", "v1.books").prefixes == ("/v1.books", "/v1/books")
+
+
+@pytest.mark.parametrize("odd", [math.inf, math.nan, 1e20, 1e10, -1.0, 30 * 86400 + 1])
+def test_a_timeout_that_no_proxy_can_keep_is_none(odd):
+    assert route.of_service([instance("x", "1", endpoint("/a.B/C", timeout=odd))]).timeout == 0.0
+    month = 30 * 86400.0
+    assert route.of_service([instance("x", "1", endpoint("/a.B/C", timeout=month))]).timeout == month
+
+
+def test_the_proxies_own_protocol_is_nobodys_service():
+    discovery = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+    offers = (endpoint(discovery, StreamKind.BIDI), endpoint("/micro.network.v1.Network/Sync"))
+    found = route.of_service([instance("network", "1", *offers)])
+    assert found.rpc_services == ("micro.network.v1.Network",)
+    assert (found.streams, found.pushes) == ((), False)

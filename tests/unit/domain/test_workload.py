@@ -148,6 +148,23 @@ def test_an_exception_without_traceback_is_found_and_the_server_s_own_words_are_
     assert workload.story(tail) == ("my own line", "SyntaxError: invalid syntax (main.py, line 33)")
 
 
+def test_what_envoy_says_of_its_filters_is_left_out_also_without_an_exception() -> None:
+    tail = [
+        "no database",
+        "Failed to initialize ASGI app",
+        "[critical][main] error `Failed to create filter config` initializing config 'x",
+        "    /tmp/x.json'",
+        "Failed to create filter config: Failed to initialize dynamic module network filter config",
+        "",
+    ]
+    assert workload.exit_reason(1, tail) == "exit status 1: no database"
+    assert workload.told("hello", "why", tail) == "hello: why\nno database"
+    assert workload.story(["I say: Failed to create filter config", "  and so on"]) == (
+        "I say: Failed to create filter config",
+        "  and so on",
+    )
+
+
 @given(st.integers(0, 255), st.lists(st.text(max_size=60), max_size=40))
 def test_any_end_is_told_in_one_line(status: int, tail: list[str]) -> None:
     lines = [line for text in tail for line in text.splitlines()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import pytest
 from echo_service import AuditHandler, EchoHandler, echo
@@ -15,6 +17,7 @@ from micro.domain.service import Endpoint, Node, Registration, StreamKind, Value
 from micro.rpc import convert, schema
 from micro.rpc.app import Application
 from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
+from micro.rpc.method import method
 
 
 def test_every_method_is_an_endpoint() -> None:
@@ -31,8 +34,13 @@ def test_every_method_is_an_endpoint() -> None:
     assert not any(name.startswith(("Health", "ServerReflection")) for name in found)
 
 
+def silent(value: Value) -> Value:
+    """The shape without what the contract's comments say."""
+    return dataclasses.replace(value, description="", values=tuple(silent(inner) for inner in value.values))
+
+
 def test_shapes_go_to_any_depth_and_stop_at_themselves() -> None:
-    shape = {value.name: value for value in schema.message(Everything.desc()).values}
+    shape = {value.name: silent(value) for value in schema.message(Everything.desc()).values}
     inner = Value(
         name="a",
         type="message",
@@ -131,3 +139,22 @@ def test_a_registration_survives_the_wire(registration: Registration) -> None:
 def test_what_is_no_registration_is_refused(service: pb.Service) -> None:
     with pytest.raises(Error):
         convert.from_service(service)
+
+
+@pytest.mark.parametrize("odd", [math.nan, -1.0, -math.inf, 1e20])
+def test_what_is_no_time_is_no_timeout(odd: float) -> None:
+    with pytest.raises(ValueError, match=r"timeout is .* s: use 0 to 2592000"):
+        method(timeout=odd)
+    with pytest.raises(ValueError, match="timeout is"):
+        Application("echo", [AuditHandler()], timeout=odd)
+
+
+@pytest.mark.parametrize("none", [math.inf, 0, None])
+def test_for_ever_is_no_timeout_at_all(none: float | None) -> None:
+    class Handler(AuditHandler):
+        @method(timeout=none)
+        async def list(self, request: Any, ctx: Any) -> Any:
+            return await super().list(request, ctx)
+
+    [marked] = schema.endpoints(Application("echo", [Handler()], timeout=7.0).methods)
+    assert marked.timeout == 0.0

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from micro.domain import errors
+from micro.domain import errors, route
 from micro.domain.route import RouteTable
 from micro.domain.service import Endpoint, Node, Registration, Value
 from micro.ports.dataplane import Dataplane, ProxyState
@@ -65,9 +65,12 @@ class Recorder(Dataplane):
 
     def __init__(self):
         self.told = []
+        self.broken = False
         self._news = asyncio.Event()
 
     def apply(self, table: RouteTable, revision: int) -> None:
+        if self.broken:
+            raise RuntimeError("broken")
         self.told.append((table, revision))
         self._news.set()
 
@@ -205,3 +208,38 @@ async def test_proxies_and_sync_are_the_data_planes_answers():
         assert (await service.sync(pb.SyncRequest(revision=4), None)).revision == 4
         [proxy] = (await service.proxies(pb.ProxiesRequest(), None)).proxies
         assert (proxy.id, proxy.revision, proxy.error) == ("api", 4, "why not")
+
+
+async def test_a_service_that_no_route_can_be_made_of_costs_the_others_nothing(monkeypatch, caplog):
+    made = route.of_service
+
+    def picky(registrations):
+        known = list(registrations)
+        if known and known[0].name == "odd" and len(known) > 1:
+            raise OverflowError("too much")
+        return made(known)
+
+    monkeypatch.setattr(route, "of_service", picky)
+    async with network() as (registry, plane, service):
+        registry.say(RESET, created(1, "odd"), created(2, "books"), synced(2))
+        await plane.sync(2, 1)
+        assert [name for name, _ in plane.services] == ["books", "odd"]
+        registry.say(created(3, "odd", "2"), created(4, "shop"))
+        await plane.sync(4, 1)
+        assert [name for name, _ in plane.services] == ["books", "shop"]
+        assert "service 'odd' of namespace 'micro' cannot be routed" in caplog.text
+        registry.say(change(Action.DELETE, 5, "odd", "2"))
+        await plane.sync(5, 1)
+        assert [name for name, _ in plane.services] == ["books", "odd", "shop"]
+        assert service.healthy()
+
+
+async def test_whoever_no_longer_publishes_is_not_healthy():
+    async with network() as (registry, plane, service):
+        registry.say(RESET, created(1, "books"), synced(1))
+        await plane.sync(1, 1)
+        assert service.healthy()
+        plane.broken = True
+        registry.say(created(2, "shop"))
+        while service.healthy():
+            await asyncio.sleep(0)

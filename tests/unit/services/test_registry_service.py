@@ -107,6 +107,14 @@ async def test_an_instance_may_move_to_another_address(registry: RegistryService
             (service(address=address), 0, "not an address")
             for address in ("here", "host:", ":80", "host:0", "host:65536", "host:-1", "ho st:80", "::1:80", "a:1\n")
         ],
+        *[
+            (
+                pb.Service(name="greeter", nodes=service().nodes, endpoints=[pb.Endpoint(name="A.B", timeout=odd)]),
+                0,
+                "A.B",
+            )
+            for odd in (float("inf"), float("nan"), -1.0, 1e20, 1e10)
+        ],
         (service(), 0.5, "ttl"),
         (service(), 3601, "ttl"),
         (service(), -1, "ttl"),

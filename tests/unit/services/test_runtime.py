@@ -580,6 +580,9 @@ async def test_logs_of_services_and_of_core_services(world: World) -> None:
     with pytest.raises(Error) as caught:
         await lines(name="nobody")
     assert caught.value.kind is Kind.NOT_FOUND
+    assert await lines(name="network") == [], "a core service is there before it has written anything"
+    with pytest.raises(Error):
+        await lines(name="network", namespace="other")
 
 
 async def test_logs_are_followed(world: World) -> None:

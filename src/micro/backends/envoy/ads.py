@@ -41,7 +41,7 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
         version: what `GET /` on the HTTP gateway answers.
         origins: web origins whose pages may call the HTTP gateway.
         expected: ids of the proxies that `sync` waits for even while they are not connected: they may be about to
-            come back, with old routes in use.
+            come back, with old routes in use. Whoever else connects is not waited for. None: for all that connect.
     """
 
     def __init__(self, version: str, origins: Iterable[str] = (), expected: Iterable[str] = ()) -> None:
@@ -58,12 +58,15 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
         self._tell()
 
     def proxies(self) -> list[ProxyState]:
-        # A proxy that restarted may have left a stream behind that has not been noticed yet: the last one counts.
-        states = {
-            stream.session.proxy: ProxyState(stream.session.proxy, stream.session.accepted, stream.session.error)
-            for stream in self._streams
-            if stream.session.proxy and not stream.ended
-        }
+        # Several streams may go by one name; none may hide that another of them lags behind.
+        states: dict[str, ProxyState] = {}
+        for stream in self._streams:
+            session = stream.session
+            if not session.proxy or stream.ended:
+                continue
+            known = states.get(session.proxy)
+            if known is None or session.accepted <= known.revision:
+                states[session.proxy] = ProxyState(session.proxy, session.accepted, session.error)
         return [states[proxy] for proxy in sorted(states)]
 
     async def sync(self, revision: int, timeout: float) -> int:
@@ -105,10 +108,14 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
         passed, self._progress = self._progress, asyncio.Event()
         passed.set()
 
+    def _awaited(self) -> list[ProxyState]:
+        """The connected proxies that count: the expected ones alone, where there are any."""
+        return [state for state in self.proxies() if not self._expected or state.id in self._expected]
+
     def _lowest(self) -> int:
         if self._snapshot is None:
             return -1
-        states = self.proxies()
+        states = self._awaited()
         if not self._expected <= {state.id for state in states}:
             return -1
         return min((state.revision for state in states), default=self._snapshot.revision)
@@ -116,7 +123,7 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
     def _behind(self, revision: int, timeout: float) -> str:
         if self._snapshot is None or self._snapshot.revision < revision:
             return f"routes of revision {revision} are not made after {timeout:g} s: the registry has not sent it yet"
-        states = self.proxies()
+        states = self._awaited()
         behind = [f"{name} (not connected)" for name in sorted(self._expected - {state.id for state in states})]
         behind += [
             f"{state.id} (refused: {state.error})" if state.error else state.id

@@ -180,7 +180,6 @@ def _manager(gateway: Gateway) -> dict[str, Any]:
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "strip_any_host_port": True,
         "max_request_headers_kb": limits.headers,
         "request_headers_timeout": _seconds(limits.header_wait),
         "stream_idle_timeout": _seconds(limits.idle),
@@ -219,6 +218,8 @@ def _early() -> dict[str, Any]:
     """Before anything looks at a request: a namespace in any case. Envoy's own headers it removes by itself, since no
     address counts as internal."""
     namespace = {"key": "micro-namespace", "value": names.DEFAULT_NAMESPACE}
+    # The second is left out by itself where the request has no such header.
+    none, callers = ({"key": "micro-timeout", "value": value} for value in ("-", "%REQ(GRPC-TIMEOUT)%"))
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
@@ -227,6 +228,9 @@ def _early() -> dict[str, Any]:
                 # HTTP/2 knows one value of it only, and resets a stream that has another.
                 {"append": {"header": {"key": "te", "value": "trailers"}, "append_action": "OVERWRITE_IF_EXISTS"}},
                 {"append": {"header": namespace, "append_action": "ADD_IF_ABSENT"}},
+                # Further on, the route's own limit takes the place of a deadline that the caller did not give.
+                {"append": {"header": none, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
+                {"append": {"header": callers, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
             ],
         },
     }
@@ -238,14 +242,23 @@ def _access_log() -> dict[str, Any]:
         "typed_config": {
             "@type": _TYPE + "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
             "log_format": {
+                # Without the query: people put keys and passwords there.
+                "formatters": [
+                    {
+                        "name": "envoy.formatter.req_without_query",
+                        "typed_config": {
+                            "@type": _TYPE + "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery"
+                        },
+                    }
+                ],
                 "json_format": {
                     "level": "info",
-                    "message": "%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %DURATION%ms",
+                    "message": "%REQ(:METHOD)% %REQ_WITHOUT_QUERY(:PATH)% %RESPONSE_CODE% %DURATION%ms",
                     "namespace": "%REQ(MICRO-NAMESPACE)%",
                     "cluster": "%UPSTREAM_CLUSTER%",
                     "flags": "%RESPONSE_FLAGS%",
                     "request_id": "%REQ(X-REQUEST-ID)%",
-                }
+                },
             },
         },
     }

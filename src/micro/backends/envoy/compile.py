@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from micro.domain import errors
 from micro.domain.route import Key, Route, RouteTable
 from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import Resource
 from micro.rpc.wkt import Any
+
+log = logging.getLogger("micro.network")
 
 _PREFIX = "type.googleapis.com/"
 CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
@@ -66,14 +69,17 @@ class Compiler:
                     f"{origin!r} is not a web origin: write https://HOST or https://HOST:PORT"
                 )
         self._pieces: dict[Key, _Piece] = {}
+        self._refused: dict[Key, Route] = {}
         self._routes: dict[str, Resource] = {}
 
     def compile(self, table: RouteTable, revision: int) -> Snapshot:
-        """All resources of a table. Equal tables give equal bytes, whatever was compiled before."""
-        pieces: dict[Key, _Piece] = {}
-        for route in table:
-            known = self._pieces.get(route.key)
-            pieces[route.key] = known if known and known.route == route else _piece(route, known)
+        """All resources of a table. Equal tables give equal bytes, whatever was compiled before.
+
+        A service that nothing can be made of is left out, and logged once.
+        """
+        made = {route.key: self._compiled(route) for route in table}
+        pieces = {key: piece for key, piece in made.items() if piece is not None}
+        self._refused = {key: route for key, route in self._refused.items() if key in made and key not in pieces}
         if not self._routes or not self._same_pages(pieces):
             self._routes = self._configurations({key: piece.pages for key, piece in pieces.items()})
         self._pieces = pieces
@@ -85,6 +91,20 @@ class Compiler:
                 ROUTES: self._routes,
             },
         )
+
+    def _compiled(self, route: Route) -> _Piece | None:
+        known = self._pieces.get(route.key)
+        if known and known.route == route:
+            return known
+        try:
+            return _piece(route, known)
+        except Exception:
+            if self._refused.get(route.key) != route:
+                log.exception(
+                    "service %r of namespace %r cannot be routed and is left out", route.service, route.namespace
+                )
+            self._refused[route.key] = route
+            return None
 
     def _same_pages(self, pieces: Mapping[Key, _Piece]) -> bool:
         """Whether the last configurations still hold: pages are taken over as they are, so identity tells."""

@@ -48,6 +48,7 @@ _SLACK = 1.0  # seconds for the service to report its own timeout before the pro
 _SILENCE = 24 * 3600  # seconds that a stream may be silent
 _MOST_STREAMS = 64  # methods; a pattern of more would cost every request of the service, and Envoy too much
 _EVERYONES = ("grpc.health.", "grpc.reflection.")  # exported by every service, so their paths lead to none
+_DISCOVERY = "envoy."  # exported by the control plane for the proxies, which know its address; nobody else is let in
 
 _OnMatch = Matcher.OnMatch
 
@@ -82,12 +83,22 @@ def pages(service: Service) -> Pages:
     }
     return Pages(
         service=service,
-        named=_action(anywhere),
+        named=_named(service, anywhere),
         called=_action(_routes(service, RouteMatch(path_specifier=oneof("prefix", "/"), headers=[unnamed]))),
         public=_action(anywhere),
         below=below,
         found={prefix: _action(routes) for prefix, routes in below.items()},
     )
+
+
+def _named(service: Service, anywhere: Sequence[Route]) -> _OnMatch:
+    """For requests that carry the name: every path; of the platform's own services, none of discovery."""
+    found = _action(anywhere)
+    if not _is_core(*service.key):
+        return found
+    # A route that no path of discovery fits: nothing is found there.
+    nowhere = Route(match=RouteMatch(path_specifier=oneof("path", "/")), action=oneof("route", _unary(service)))
+    return _lookup(":path", "prefix_match_map", {f"/{_DISCOVERY}": _action([nowhere])}, found) or found
 
 
 def same_pages(one: Service, other: Service) -> bool:
@@ -117,6 +128,9 @@ def api(all_pages: Mapping[Key, Pages], version: str, origins: Sequence[str]) ->
         "/": _action([_answer("/", 200, json.dumps({"version": version}))]),
         "/favicon.ico": _action([_answer("/favicon.ico", 204)]),
     }
+    # What is looked up has the query in it.
+    asked = {f"{path}?": answer for path, answer in answers.items()}
+    found = _lookup(":path", "prefix_match_map", asked, found)
     made = configuration("api", _lookup(":path", "exact_match_map", answers, found))
     if origins:
         made.typed_per_filter_config["envoy.filters.http.cors"] = Any.pack(_cors(origins))
@@ -171,7 +185,7 @@ def _shorter(prefix: str, owners: Mapping[str, Pages]) -> list[Route]:
 
 
 def _rpc_services(page: Pages) -> Iterable[str]:
-    return (rpc for rpc in page.service.rpc_services if not rpc.startswith(_EVERYONES))
+    return (rpc for rpc in page.service.rpc_services if not rpc.startswith((*_EVERYONES, _DISCOVERY)))
 
 
 def _lookup(

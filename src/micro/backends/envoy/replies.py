@@ -41,6 +41,7 @@ class Reply:
 
 
 _SHOW = "see what runs: micro services"
+_LOST = "the instance went away before it had answered; see: micro logs"
 
 REPLIES = (
     Reply(
@@ -55,9 +56,11 @@ REPLIES = (
         flags=("NR",),
     ),
     Reply(Kind.UNAVAILABLE, "no instance is available; see: micro status", flags=("UH", "NC")),
+    # Before the next ones: giving up on retries carries UO or URX as well, whatever the reason to retry was.
+    Reply(Kind.UNAVAILABLE, "no instance of the service answers; see: micro status", flags=("UF",)),
+    Reply(Kind.UNAVAILABLE, _LOST, flags=("UC",)),
     Reply(Kind.UNAVAILABLE, "too many requests in flight; try again later", flags=("UO", "OM", "URX")),
-    Reply(Kind.UNAVAILABLE, "the instance cannot be reached; try again, or see: micro status", flags=("UF",)),
-    Reply(Kind.UNAVAILABLE, "the instance went away before it had answered; see: micro logs", flags=("UC", "UR", "LR")),
+    Reply(Kind.UNAVAILABLE, _LOST, flags=("UR", "LR")),
     Reply(Kind.DEADLINE_EXCEEDED, "the service did not answer in time", flags=("UT", "DT", "UMSDR")),
     Reply(Kind.DEADLINE_EXCEEDED, "nothing was sent for too long", flags=("SI",)),
     Reply(Kind.RESOURCE_EXHAUSTED, "the request is too large", status=413, answer=413),

@@ -17,21 +17,29 @@ from micro.domain.workload import Key
 from micro.ports.runtime import Sources
 
 _STALE = 3600.0
+_UNUSED = 1024 * 1024 * 1024
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
 class FileSources(Sources):
-    """Sources below a folder, which is made when it is missing."""
+    """Sources below a folder, which is made when it is missing.
 
-    def __init__(self, folder: Path, limits: Limits = archive.DEFAULT) -> None:
+    Args:
+        limits: of one archive.
+        unused: bytes of all uploads together that nobody has made a service of yet; each is kept for an hour.
+    """
+
+    def __init__(self, folder: Path, limits: Limits = archive.DEFAULT, unused: int = _UNUSED) -> None:
         self._uploads = folder / "uploads"
         self._services = folder / "services"
         self._limits = limits
+        self._unused = unused
 
     async def receive(self, pieces: AsyncIterator[bytes]) -> str:
         self._uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
         upload_id = secrets.token_hex(16)
         partial = self._uploads / f"{upload_id}.part"
+        held = await asyncio.to_thread(self._expire)
         size = 0
         try:
             with partial.open("xb") as file:
@@ -40,9 +48,11 @@ class FileSources(Sources):
                     if size > self._limits.packed:
                         allowed = self._limits.packed // (1024 * 1024)
                         raise errors.resource_exhausted(f"the archive is larger than {allowed} MiB: leave data out")
+                    self._check_unused(held + size)
                     file.write(piece)
             if not size:
                 raise errors.invalid_argument("the archive is empty")
+            self._check_unused(await asyncio.to_thread(self._expire))  # with what came at the same time
             partial.rename(self._upload(upload_id))
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -82,14 +92,32 @@ class FileSources(Sources):
         await asyncio.to_thread(self._sweep, {self.folder(key, generation) for key, generation in wanted.items()})
 
     def _sweep(self, wanted: set[Path]) -> None:
-        before = time.time() - _STALE
-        for upload in self._uploads.glob("*"):
-            if upload.stat().st_mtime < before:
-                upload.unlink(missing_ok=True)
+        self._expire(("*",))
         for folder in self._services.glob("*/*/*/*"):
             if folder not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._prune(folder.parent)
+
+    def _expire(self, patterns: tuple[str, ...] = ("*.part", "*.tar.gz")) -> int:
+        """Remove uploads older than an hour; return the bytes of the others. One that is being unpacked is in use."""
+        before, held = time.time() - _STALE, 0
+        for upload in (found for pattern in patterns for found in self._uploads.glob(pattern)):
+            try:
+                seen = upload.stat()
+                if seen.st_mtime < before:
+                    upload.unlink()
+                else:
+                    held += seen.st_size
+            except FileNotFoundError:
+                continue  # used or given up meanwhile
+        return held
+
+    def _check_unused(self, held: int) -> None:
+        if held > self._unused:
+            raise errors.resource_exhausted(
+                f"the uploads that no service was made of exceed {self._unused // (1024 * 1024)} MiB: "
+                f"try again when they have expired, within an hour"
+            )
 
     def _prune(self, folder: Path) -> None:
         """Remove folders that have become empty."""

@@ -32,7 +32,10 @@ class FileWorkloads(WorkloadStore):
             raise errors.unavailable(f"{workload} cannot be stored: {error.strerror or error}") from error
 
     async def delete(self, key: Key) -> None:
-        await asyncio.to_thread(self._delete, key)
+        try:
+            await asyncio.to_thread(self._delete, key)
+        except OSError as error:
+            raise errors.unavailable(f"{key[1]} cannot be forgotten: {error.strerror or error}") from error
 
     async def list(self) -> list[Workload]:
         return list(await asyncio.to_thread(self._read_all))

@@ -49,10 +49,15 @@ class NatsAddress:
     @classmethod
     def parse(cls, url: str) -> NatsAddress:
         """Take user and password out of "nats://USER:PASSWORD@HOST:PORT", so that the rest can be shown."""
-        scheme, _, rest = url.rpartition("//")
-        userinfo, _, place = rest.rpartition("@")
-        user, _, password = userinfo.partition(":")
-        return cls(f"{scheme or 'nats:'}//{place}", unquote(user), unquote(password))
+        places: list[str] = []
+        user = password = ""
+        for one in url.split(","):
+            scheme, _, rest = one.strip().rpartition("//")
+            userinfo, _, place = rest.rpartition("@")
+            places.append(f"{scheme or 'nats:'}//{place}")
+            if userinfo:
+                user, _, password = userinfo.partition(":")
+        return cls(",".join(places), unquote(user), unquote(password))
 
 
 class Connection:

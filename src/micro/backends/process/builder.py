@@ -139,7 +139,7 @@ def _asks(wanted: Path) -> bool:
             return "dependencies" in project.get("dynamic", ()) or any(
                 _name(requirement) != "micro" for requirement in project.get("dependencies", ())
             )
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise errors.failed_precondition(f"{wanted.name} cannot be read: {error}") from error
     lines = [line.split("#")[0].strip() for line in text.splitlines()]
     return any(line and _name(line) != "micro" for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import os
@@ -49,7 +50,7 @@ def parse(line: str) -> tuple[str, str]:
     if line.startswith("{"):
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for what nests too deep
             return "info", line
         if isinstance(found, dict) and isinstance(found.get("message"), str) and isinstance(found.get("level"), str):
             return _LEVELS.get(found["level"].lower(), "info"), found["message"]
@@ -220,7 +221,8 @@ class LogFile:
         with folder_events.watch(self._path.parent) as events:
             reader = _Follower(self._path)
             try:
-                for record in reader.begin(lines):
+                # Many long lines are read in a thread, so that nobody else waits for them.
+                for record in await asyncio.to_thread(reader.begin, lines) if lines else reader.begin(0):
                     yield record
                 while True:
                     for record in reader.fresh():
@@ -330,7 +332,7 @@ def _records(lines: list[bytes]) -> Iterator[LogRecord]:
                 message=str(found["message"]),
                 instance=str(found["instance"]),
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
 
 

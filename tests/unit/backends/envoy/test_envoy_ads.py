@@ -151,3 +151,23 @@ async def test_a_proxy_that_has_to_be_there_is_waited_for_until_it_is():
         assert not waiting.done()
         async with proxies(plane, "api"):
             assert await waiting == 5
+
+
+async def test_a_stranger_among_the_expected_proxies_holds_nobody_up():
+    plane = EnvoyDataplane("1", expected=("mesh",))
+    async with proxies(plane, "mesh"), proxies(plane, "api", refuses=True):
+        plane.apply(table("a"), 5)
+        assert await plane.sync(5, 5) == 5
+        assert plane.proxies()[0] == ProxyState("api", 0, "not this")
+        with pytest.raises(errors.Error) as late:
+            await plane.sync(7, 0.05)
+        assert "api" not in late.value.message
+
+
+async def test_a_stream_cannot_hide_another_of_the_same_name_that_lags_behind():
+    plane = EnvoyDataplane("1", expected=("mesh",))
+    async with proxies(plane, "mesh", refuses=True), proxies(plane, "mesh"):
+        plane.apply(table("a"), 5)
+        with pytest.raises(errors.Error, match=r"waiting for mesh \(refused: not this\)"):
+            await plane.sync(5, 0.05)
+        assert plane.proxies() == [ProxyState("mesh", 0, "not this")]

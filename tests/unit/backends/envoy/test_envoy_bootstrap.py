@@ -104,3 +104,10 @@ def test_flags_of_one_reply_are_not_those_of_another():
     flags = [(flag, reply.named) for reply in REPLIES for flag in reply.flags]
     assert len(flags) == len(set(flags))
     assert {reply.kind for reply in REPLIES if "NR" in reply.flags} == {Kind.NOT_FOUND}
+
+
+def test_what_a_caller_asks_is_not_logged():
+    [log] = manager(bootstrap.config(gateway("api", access_log=True)))["access_log"]
+    message = log["typed_config"]["log_format"]["json_format"]["message"]
+    assert "%REQ_WITHOUT_QUERY(:PATH)%" in message
+    assert "%REQ(:PATH)%" not in message

@@ -221,3 +221,27 @@ def test_origins_are_named_one_by_one_and_the_default_is_none():
 def test_any_origin_together_with_credentials_cannot_be_configured():
     with pytest.raises(errors.Error, match="origin"):
         Compiler("1", ["*"])
+
+
+def test_a_service_that_cannot_be_compiled_is_left_out_and_logged_once(caplog):
+    compiler = Compiler("1")
+    good, odd = service("good", 1), service("odd", 2, timeout=float("inf"))
+    for revision in (1, 2):
+        snapshot = compiler.compile(table(good, odd, service(f"more-{revision}", 3)), revision)
+        assert set(snapshot.resources[CLUSTER]) == {"micro|good", f"micro|more-{revision}"}
+    assert caplog.text.count("service 'odd' of namespace 'micro' cannot be routed") == 1
+    mended = compiler.compile(table(good, service("odd", 2)), 3)
+    assert set(mended.resources[CLUSTER]) == {"micro|good", "micro|odd"}
+
+
+def test_discovery_is_no_service_to_call():
+    network = service("network", 1, rpc=["envoy.service.discovery.v3.AggregatedDiscoveryService", "micro.X"])
+    tree = json.dumps(
+        readable(
+            RouteConfiguration.from_binary(
+                Compiler("1").compile(table(network), 1).resources[ROUTES]["mesh"].resource.value
+            )
+        )
+    )
+    assert "/micro.X/" in tree
+    assert "AggregatedDiscoveryService" not in tree

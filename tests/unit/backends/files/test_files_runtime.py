@@ -146,3 +146,48 @@ async def test_removing_leaves_the_neighbours(tmp_path: Path) -> None:
     assert left(tmp_path) == ["services/micro/hello/v2/1/main.py"]
     await sources.remove(other, 1)
     assert list((tmp_path / "services").iterdir()) == []
+
+
+async def test_a_workload_that_cannot_be_removed_is_unavailable(tmp_path: Path) -> None:
+    store = FileWorkloads(tmp_path)
+    await store.put(Workload("micro", "a", "latest"))
+    [file] = tmp_path.iterdir()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(Error, match="a cannot be forgotten") as caught:
+        await store.delete(("micro", "a", "latest"))
+    assert caught.value.kind is Kind.UNAVAILABLE
+
+
+async def test_uploads_that_nobody_used_expire_with_the_next_one(tmp_path: Path) -> None:
+    sources = FileSources(tmp_path)
+    stale, fresh = [await sources.receive(pieces(archive())) for _ in range(2)]
+    os.utime(tmp_path / "uploads" / f"{stale}.tar.gz", (0, 0))
+    used = tmp_path / "uploads" / ("0" * 32 + ".taken")
+    used.write_bytes(b"being unpacked")
+    os.utime(used, (0, 0))
+    last = await sources.receive(pieces(archive()))
+    assert left(tmp_path) == sorted([f"uploads/{used.name}", f"uploads/{fresh}.tar.gz", f"uploads/{last}.tar.gz"])
+
+
+async def test_uploads_that_nobody_used_have_a_limit_together(tmp_path: Path) -> None:
+    sources = FileSources(tmp_path, unused=1000)
+    first = await sources.receive(pieces(archive().ljust(600, b"\0")))
+    with pytest.raises(Error, match="try again when they have expired") as caught:
+        await sources.receive(pieces(b"x" * 600))
+    assert caught.value.kind is Kind.RESOURCE_EXHAUSTED
+    assert left(tmp_path) == [f"uploads/{first}.tar.gz"]
+    (tmp_path / "uploads" / f"{first}.tar.gz").unlink()
+    await sources.receive(pieces(b"x" * 600))
+
+
+async def test_uploads_that_come_at_the_same_time_share_the_limit(tmp_path: Path) -> None:
+    sources = FileSources(tmp_path, unused=1000)
+
+    async def overtaken() -> AsyncIterator[bytes]:
+        yield b"x" * 600
+        await sources.receive(pieces(b"x" * 900))
+
+    with pytest.raises(Error) as caught:
+        await sources.receive(overtaken())
+    assert caught.value.kind is Kind.RESOURCE_EXHAUSTED

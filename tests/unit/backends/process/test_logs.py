@@ -26,6 +26,7 @@ from micro.backends.process.logs import Lines, LogFile, LogFolder, LogWriter, Lo
         ('{"message": "oh"}', ("info", '{"message": "oh"}')),
         ('{"level": 1, "message": "oh"}', ("info", '{"level": 1, "message": "oh"}')),
         ("{not json", ("info", "{not json")),
+        ('{"a":' * 20000, ("info", '{"a":' * 20000)),
         ("[]", ("info", "[]")),
         ("[2026-01-02 03:04:05.678][123][critical][main] [s.cc:1] no", ("critical", "[main] [s.cc:1] no")),
         ("[2026-01-02 03:04:05.678][123][warning][config] hm", ("warning", "[config] hm")),

@@ -1,0 +1,39 @@
+"""Calls that a web page may have made behind its reader's back.
+
+A page of any origin can have a browser send GETs and forms to an address on the reader's own machine, and a page whose
+name was made to point there can send anything. Services that obey whoever reaches them do not answer either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from micro.domain import errors
+from micro.rpc import unary
+from micro.rpc.context import Scope
+
+_ASKED_FIRST = ("application/json", "application/grpc", "application/connect", "application/proto")
+
+
+def made_by_one(scope: Scope) -> bool:
+    """Whether a page could have caused the request.
+
+    Browsers name the origin in every POST that a script makes, of the page's own origin too, and send these content
+    types to another origin only after it has agreed (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
+    """
+    if scope["type"] == "websocket":
+        return True
+    if scope["type"] != "http":
+        return False
+    headers = dict(scope["headers"])
+    kind = headers.get(b"content-type", b"").decode("latin-1").strip().lower()
+    return scope["method"] != "POST" or b"origin" in headers or not kind.startswith(_ASKED_FIRST)
+
+
+async def refuse(scope: Scope, send: Any) -> None:
+    """Answer that nothing is called this way."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    error = errors.permission_denied("core services take POST with JSON or gRPC, and nothing from web pages")
+    await unary.fail_http(send, error, None)

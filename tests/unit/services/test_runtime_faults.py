@@ -1,0 +1,245 @@
+"""What the runtime does when it is interrupted, or when something it needs fails in a way that nobody foresaw."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_runtime import CALLER, World
+
+from micro.backends.files.workloads import FileWorkloads
+from micro.backends.process.logs import LogFolder
+from micro.domain import errors
+from micro.domain.errors import Error, Kind
+from micro.domain.workload import Key, Workload
+from micro.ports.builder import Build
+from micro.ports.runtime import LogRecord
+from micro.rpc.gen.micro.runtime.v1.runtime_pb import CreateRequest, DeleteRequest, LogsRequest, Service, Status
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path)
+    await made.start()
+    yield made
+    await made.stack.aclose()
+
+
+async def kept(world: World) -> Workload:
+    """What a runtime that is killed now leaves behind."""
+    [found] = await FileWorkloads(world.home / "workloads").list()
+    return found
+
+
+async def survivor(world: World, found: Workload, home: Path) -> World:
+    """A runtime that starts with that alone."""
+    await FileWorkloads(home / "workloads").put(found)
+    made = World(home)
+    await made.start()
+    return made
+
+
+async def test_a_start_that_is_acknowledged_is_not_lost_when_the_runtime_is_killed(
+    world: World, tmp_path: Path
+) -> None:
+    await world.create("hang", wait=False)
+    after = await survivor(world, await kept(world), tmp_path / "after")
+    seen = await after.one()
+    assert (seen.status, seen.error) == (Status.ERROR, "its start was interrupted: run it again")
+    assert (await after.create()).service.status == Status.RUNNING
+    assert (await kept(after)).error == ""
+    await after.stack.aclose()
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_a_start_that_cannot_be_kept_is_refused_and_leaves_nothing(world: World, wait: bool) -> None:
+    (world.home / "workloads").write_text("a file where the folder should be")
+    with pytest.raises(Error) as caught:
+        await world.create(wait=wait)
+    assert caught.value.kind is Kind.UNAVAILABLE
+    assert await world.read() == []
+    assert world.launcher.started == []
+
+
+async def test_an_update_that_is_acknowledged_is_told_when_the_runtime_is_killed(world: World, tmp_path: Path) -> None:
+    await world.create()
+    await world.update("hang", wait=False)
+    found = await kept(world)
+    assert (found.generation, found.error) == (1, "an update was interrupted: run it again")
+    after = await survivor(world, found, tmp_path / "after")
+    assert (await after.one()).error == found.error
+    await after.stack.aclose()
+
+
+async def test_an_update_that_waits_for_another_is_not_lost_either(world: World) -> None:
+    await world.create()
+    first = asyncio.ensure_future(world.update("better"))
+    second = await world.update("better", wait=False)
+    assert second.service.name == "hello"
+    await first
+    assert (await kept(world)).error == "an update was interrupted: run it again"
+    await world.update("better")
+    assert (await kept(world)).error == ""
+
+
+async def test_an_update_that_ended_is_not_told_as_interrupted(world: World) -> None:
+    await world.create()
+    with pytest.raises(Error) as caught:
+        await world.update("crash")
+    assert (await kept(world)).error == caught.value.message
+    await world.update("better")
+    assert ((await kept(world)).error, (await kept(world)).generation) == ("", 2)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_an_update_that_cannot_be_kept_is_refused_and_the_old_goes_on(
+    world: World, wait: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [old] = (await world.create()).service.instances
+
+    async def full(self: FileWorkloads, workload: Workload) -> None:
+        raise errors.unavailable("the disk is full")
+
+    monkeypatch.setattr(FileWorkloads, "put", full)
+    with pytest.raises(Error, match="the disk is full"):
+        await world.update("better", wait=wait)
+    assert list(world.launcher.running) == [old.id]
+
+
+async def test_a_kill_right_after_a_create_answers_both(world: World) -> None:
+    """Both are handled in one turn of the loop, so that the start is cancelled before its first step."""
+    asked = CreateRequest(service=Service(name="hello"), upload_id=await world.upload(), wait=True)
+    creating = asyncio.ensure_future(world.runtime.create(asked, CALLER))
+    deleting = asyncio.ensure_future(world.runtime.delete(DeleteRequest(name="hello"), CALLER))
+    async with asyncio.timeout(5):
+        await deleting
+        with pytest.raises(Error) as caught:
+            await creating
+    assert caught.value.kind is Kind.ABORTED
+    assert await world.read() == []
+    assert world.left("workloads") == []
+
+
+async def test_a_kill_that_cannot_be_kept_leaves_the_service_as_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.create()
+
+    def broken(self: FileWorkloads, key: Key) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileWorkloads, "_delete", broken)
+        with pytest.raises(Error, match="hello cannot be forgotten: Input/output error") as caught:
+            await world.delete()
+    assert caught.value.kind is Kind.UNAVAILABLE
+    assert (await world.one()).status == Status.RUNNING
+    await world.delete()
+    assert await world.read() == []
+
+
+@pytest.mark.parametrize("fault", [ValueError("odd"), OSError(24, "Too many open files"), errors.unavailable("gone")])
+async def test_a_fault_that_nobody_foresaw_is_a_failure_like_any_other(
+    world: World, fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.create()
+    [first] = world.launcher.running
+    faults = [fault, fault]
+
+    def check(folder: Path) -> None:
+        if faults:
+            raise faults.pop()
+
+    world.builder.check = check
+    world.launcher.end(first, 137)
+    seen = await world.until(lambda service: service.status == Status.RUNNING and service.instances[0].restarts == 3)
+    assert (fault.message if isinstance(fault, Error) else str(fault)) in seen.error
+    if isinstance(fault, ValueError):
+        assert any(record.exc_info for record in caplog.records), "with its traceback"
+
+
+async def test_a_launcher_that_does_not_answer_a_stop_does_not_end_the_keeping(world: World) -> None:
+    """The process never becomes ready, and stopping it fails: it is tried again all the same."""
+    await world.create()
+    [first] = world.launcher.started
+    world.settings = replace(world.settings, ready_timeout=0.05)
+    (first.cwd / "main.py").write_text("hang")
+    await world.stack.aclose()
+    world.launcher.end(first.id, 137)
+    stop = world.launcher.stop
+
+    async def unanswered(process_id: str, grace: float = 5.0) -> None:
+        raise errors.unavailable("the launcher does not answer")
+
+    world.launcher.stop = unanswered  # type: ignore[method-assign]
+    await world.start()
+    await world.until(lambda service: service.instances[0].restarts >= 2)
+    world.launcher.stop = stop  # type: ignore[method-assign]
+    (first.cwd / "main.py").write_text("ok")
+    await world.until(lambda service: service.status == Status.RUNNING)
+
+
+async def test_broken_services_do_not_keep_healthy_ones_from_starting(world: World) -> None:
+    for i in range(6):
+        await world.create(name=f"broken-{i}")
+    await world.create(name="healthy")
+    await world.stack.aclose()
+    for spec in list(world.launcher.running.values()):
+        world.launcher.end(spec.id, 137)
+        if spec.labels["name"] != "healthy":
+            (spec.cwd / "main.py").write_text("hang")
+    world.settings = replace(world.settings, ready_timeout=600, start_slot=0.02)
+    await world.start()
+    await world.until(lambda service: service.status == Status.RUNNING, "healthy")
+
+
+async def test_builds_do_not_keep_healthy_services_from_starting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(6):
+        await world.create(name=f"broken-{i}")
+    await world.create(name="healthy")
+    await world.stack.aclose()
+    for process_id in list(world.launcher.running):
+        world.launcher.end(process_id, 137)
+    build = world.builder.build
+
+    async def slow(folder: Path) -> Build:
+        if "broken" in str(folder):
+            await asyncio.Event().wait()
+        return await build(folder)
+
+    monkeypatch.setattr(world.builder, "build", slow)
+    world.settings = replace(world.settings, start_slot=600)
+    await world.start()
+    await world.until(lambda service: service.status == Status.RUNNING, "healthy")
+
+
+async def test_logs_are_read_beside_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[int] = []
+
+    def read(self: LogFolder, key: Key, lines: int) -> list[LogRecord]:
+        readers.append(threading.get_ident())
+        return [LogRecord("now", "info", "x", "i")] * 250
+
+    monkeypatch.setattr(LogFolder, "read", read)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    found = world.runtime.logs(LogsRequest(name="runtime", lines=250), CALLER)
+    first = await anext(found)
+    beside = asyncio.ensure_future(others())
+    assert [first.message, *[line.message async for line in found]] == ["x"] * 250
+    beside.cancel()
+    with suppress(asyncio.CancelledError):
+        await beside
+    assert threading.get_ident() not in readers
+    assert turns >= 2, "others have their turn between many lines"
