@@ -144,7 +144,20 @@ def _serves(reference: plan.Reference, session: Session) -> bool:
     return any(view.record(one, "")["instances"] for one in services)
 
 
+def stale(source: Path) -> list[Path]:
+    """Contracts that were changed after their code was made."""
+    found = []
+    for contract in sorted((source / "proto").rglob("*.proto")):
+        code = contract.with_name(f"{contract.stem}_pb.py")
+        # A checkout writes both at about the same time, in any order.
+        if code.is_file() and code.stat().st_mtime + 5 < contract.stat().st_mtime:
+            found.append(contract.relative_to(source))
+    return found
+
+
 def _uploaded(workload: plan.Workload, archive: pack.Archive, session: Session, progress: Progress) -> str:
+    for contract in stale(Path(workload.source)):
+        session.err.line(f"note: {contract} is newer than the code made from it; to take it in: micro gen")
     progress.show(f"uploading {workload.reference}…")
     return session.platform.upload(workload.reference.name, archive.data)
 

@@ -303,8 +303,10 @@ class Workloads:
             await self._host.sources.remove(old.key, old.generation)
 
     async def _tell_failed_update(self, entry: Entry, old: Workload, error: Exception) -> None:
-        known = isinstance(error, Error)
-        entry.error = error.message if known else f"unexpected {type(error).__name__}; see `micro logs runtime`"
+        if isinstance(error, Error):
+            entry.error = error.message
+        else:
+            entry.error = f"unexpected {type(error).__name__}; see `micro logs runtime`"
         try:
             await self._put(entry, replace(old, error=entry.error))
         except Error as unkept:  # the update's own failure matters more to whoever asked for it

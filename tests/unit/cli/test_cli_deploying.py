@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -344,3 +345,16 @@ def test_the_place_of_a_failure_is_the_innermost_of_the_services_own_files() -> 
 )
 def test_times_are_shown_as_people_say_them(updated: str, shown: str) -> None:
     assert view.ago(updated, 1769846400.0) == shown
+
+
+def test_a_contract_that_is_newer_than_its_code_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "proto").mkdir()
+    contract, code = tmp_path / "proto/greeter.proto", tmp_path / "proto/greeter_pb.py"
+    for file in (contract, code):
+        file.touch()
+    os.utime(code, (200, 200))
+    os.utime(contract, (100, 100))
+    assert deploying.stale(tmp_path) == []
+    os.utime(contract, (300, 300))
+    assert deploying.stale(tmp_path) == [Path("proto/greeter.proto")]
+    assert deploying.stale(tmp_path / "nowhere") == []

@@ -76,15 +76,29 @@ async def test_an_update_that_is_acknowledged_is_told_when_the_runtime_is_killed
     await after.stack.aclose()
 
 
-async def test_an_update_that_waits_for_another_is_not_lost_either(world: World) -> None:
+async def test_an_update_that_waits_for_another_is_not_lost_either(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.create()
+    gates = {"2": asyncio.Event(), "3": asyncio.Event()}
+    building, build = asyncio.Event(), world.builder.build
+
+    async def gated(folder: Path) -> Build:
+        building.set()
+        await gates[folder.name].wait()
+        return await build(folder)
+
+    monkeypatch.setattr(world.builder, "build", gated)
     first = asyncio.ensure_future(world.update("better"))
-    second = await world.update("better", wait=False)
-    assert second.service.name == "hello"
+    await building.wait()
+    await world.update("better", wait=False)
+    gates["2"].set()
     await first
-    assert (await kept(world)).error == "an update was interrupted: run it again"
-    await world.update("better")
-    assert (await kept(world)).error == ""
+    assert ((await kept(world)).generation, (await kept(world)).error) == (2, "an update was interrupted: run it again")
+    assert (await world.one()).error == ""
+    gates["3"].set()
+    await world.update(env={"A": "B"})
+    assert ((await kept(world)).generation, (await kept(world)).error) == (3, "")
 
 
 async def test_an_update_that_ended_is_not_told_as_interrupted(world: World) -> None:

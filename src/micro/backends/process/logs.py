@@ -221,8 +221,9 @@ class LogFile:
         with folder_events.watch(self._path.parent) as events:
             reader = _Follower(self._path)
             try:
+                end = reader.begin()
                 # Many long lines are read in a thread, so that nobody else waits for them.
-                for record in await asyncio.to_thread(reader.begin, lines) if lines else reader.begin(0):
+                for record in await asyncio.to_thread(reader.recent, lines, end):
                     yield record
                 while True:
                     for record in reader.fresh():
@@ -240,13 +241,18 @@ class _Follower:
         self._file: BinaryIO | None = None
         self._rest = b""
 
-    def begin(self, lines: int) -> list[LogRecord]:
-        """Open the newest file at its end, and return the last records up to there."""
+    def begin(self) -> int:
+        """Open the newest file, and return where it ends now."""
         try:
             self._file = self._path.open("rb")
         except FileNotFoundError:
+            return 0
+        return os.fstat(self._file.fileno()).st_size
+
+    def recent(self, lines: int, end: int) -> list[LogRecord]:
+        """The last records up to the end of the newest file; from there on they are fresh."""
+        if self._file is None:
             return []
-        end = os.fstat(self._file.fileno()).st_size
         found = _last_lines(self._file, lines, end) if lines else []
         index = self._index() or 0
         while len(found) < lines and index + 1 < FILES:

@@ -32,9 +32,9 @@ def run(args: argparse.Namespace, session: Session) -> int:
     for one in services:
         if one.get("error"):
             session.out.line()
-            session.out.line(
-                session.out.styled(f"{one.get('name', '')} {one.get('version', '')}".strip(), "bold") + ":"
-            )
+            runs = " runs; its last update or restart said" if one.get("status") == "STATUS_RUNNING" else ""
+            named = session.out.styled(f"{one.get('name', '')} {one.get('version', '')}".strip(), "bold")
+            session.out.line(f"{named}{runs}:")
             for line in str(one["error"]).rstrip().splitlines():
                 session.out.line(f"  {line}")
     return failures.OK

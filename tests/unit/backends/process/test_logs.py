@@ -6,7 +6,9 @@ import asyncio
 import datetime as dt
 import json
 import stat
+import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -180,3 +182,18 @@ def test_where_logs_lie(tmp_path: Path) -> None:
     LogWriter(tmp_path / "core/nats.log").write("nats", [("info", "of the platform")])
     assert [record.message for record in folder.read(("micro", "nats", "latest"), 5)] == ["of the platform"]
     assert not folder.exists(("other", "nats", "latest"))
+
+
+async def test_a_follower_reads_what_was_there_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LogWriter(tmp_path / "x.log").write("x", [("info", "first")])
+    readers: list[int] = []
+    last_lines = logs._last_lines
+
+    def recorded(file: BinaryIO, lines: int, end: int | None = None) -> list[bytes]:
+        readers.append(threading.get_ident())
+        return last_lines(file, lines, end)
+
+    monkeypatch.setattr(logs, "_last_lines", recorded)
+    assert (await anext(LogFile(tmp_path / "x.log").follow(5))).message == "first"
+    assert len(readers) == 1
+    assert threading.get_ident() not in readers
