@@ -66,6 +66,16 @@ async def test_a_killed_service_is_back_within_three_seconds(world: worlds.World
     assert "Hello Ann" in greet(world)
 
 
+async def test_callers_of_a_service_that_restarts_hear_that_trying_again_is_worth_it(world: worlds.World) -> None:
+    pid = int(greet(world, "pid").split('"')[3])
+    async with worlds.load(world.api, connections=1) as load:
+        await load.reached(50)
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(worlds.eventually, lambda: "Hello Ann" in _try(lambda: greet(world)), 5.0)
+        await load.reached(load.sent + 50)
+    assert {failure.split(" ", 1)[0] for failure in load.failures} <= {"503"}, load.failures[:5]
+
+
 async def test_a_service_outlives_a_killed_runtime_and_is_still_looked_after(world: worlds.World) -> None:
     before = greet(world, "pid")
     os.kill(world.processes()["runtime"], signal.SIGKILL)

@@ -62,6 +62,7 @@ class Instance:
         self._keeper: asyncio.Task[None] | None = None
         self._exit: asyncio.Future[ProcessInfo] | None = None
         self._serving = False
+        self._placeholder = ""
 
     @property
     def failure(self) -> Failure | None:
@@ -108,6 +109,7 @@ class Instance:
         if self._serving and self._exit is not None and not self._exit.done():
             await self._leave()
         await self._end_process()
+        self._replace_lost()
         self._move(State.STOPPED)
 
     async def _keep_first(self, slot: asyncio.Semaphore) -> None:
@@ -152,14 +154,30 @@ class Instance:
         return Failure(f"unexpected {type(error).__name__}: {reason}", tuple(tail))
 
     async def _failed(self, failure: Failure) -> None:
+        if self.id:
+            self._lost(self.id)
         ready_for = None if self._ready_at is None else time.monotonic() - self._ready_at
         self._failure, self._ready_at, self._serving = failure, None, False
         self.restarts = self.restarts.failed(ready_for)
         _log.warning("%s (%s): %s; started again in %.1f s", self.wanted, self.id, failure.reason, self.restarts.delay)
         self._move(State.ERROR)
-        if self.id:
-            self._tasks.spawn(self._forget(self.id), f"forget {self.id}")
         await self._end_process()
+
+    def _lost(self, dead: str) -> None:
+        """Take a dead process out of the registry: at once where others answer, else when its successor does.
+
+        Until then callers hear that no instance answers, which is worth another try, and not that there is no such
+        service, which is not.
+        """
+        if self._serving and self.wanted.instances == 1 and not self._placeholder:
+            self._placeholder = dead
+        else:
+            self._tasks.spawn(self._forget(dead), f"forget {dead}")
+
+    def _replace_lost(self) -> None:
+        if self._placeholder:
+            self._tasks.spawn(self._forget(self._placeholder), f"forget {self._placeholder}")
+            self._placeholder = ""
 
     async def _begin(self) -> None:
         for attempt in range(1, _PORT_TRIES + 1):
@@ -248,6 +266,7 @@ class Instance:
         routed.result()
         self._ready_at = time.monotonic()
         self._serving = True
+        self._replace_lost()
         self._move(State.RUNNING)
 
     async def _routed(self) -> None:
