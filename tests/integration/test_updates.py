@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import urllib.request
 
 import pytest
@@ -106,3 +108,31 @@ def test_a_killed_service_leaves_nothing_behind(world: worlds.World) -> None:
     assert refused.value.code == 404
     assert "brief" not in world.cli("services").stdout
     assert not list((world.layout.runtime / "services").glob("*/brief/*"))
+
+
+def test_an_archive_that_is_none_is_refused_and_leaves_no_trace(world: worlds.World) -> None:
+    code = """
+import asyncio, sys
+from micro import client, errors
+from micro.rpc.gen.micro.runtime.v1.runtime_connect import RuntimeClient, SourceClient
+from micro.rpc.gen.micro.runtime.v1.runtime_pb import CreateRequest, Service, UploadRequest
+
+async def pieces():
+    yield UploadRequest(name="broken", data=b"this is no archive" * 100)
+
+async def main():
+    uploaded = await client.of(SourceClient, "runtime").upload(pieces())
+    try:
+        request = CreateRequest(service=Service(name="broken"), upload_id=uploaded.id, wait=True)
+        await client.of(RuntimeClient, "runtime").create(request)
+    except errors.Error as error:
+        print(error.kind.code, error.message)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=world.env, capture_output=True, text=True, timeout=30)
+    assert done.stdout.startswith("invalid_argument "), done.stdout + done.stderr
+    assert len(done.stdout.strip().splitlines()) == 1
+    assert status(world, "broken") == {}
+    assert not list((world.layout.runtime / "services").glob("*/broken/*"))
+    assert not list((world.layout.runtime / "uploads").iterdir())
