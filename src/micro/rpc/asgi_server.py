@@ -158,17 +158,9 @@ def config(app: str, address: str, admin: Path, websockets: bool = True) -> dict
             "filter_config": value(lifespan=False),
         }
         filters.insert(0, {"name": "pyvoy-ws", "typed_config": handshake})
-    host, _, port = address.rpartition(":")
-    listener = {
-        "name": "listener",
-        "address": {"socket_address": {"address": host.strip("[]") or "127.0.0.1", "port_value": int(port)}},
-        # Two processes on one port would silently share it.
-        "enable_reuse_port": False,
-        "filter_chains": [{"filters": filters}],
-    }
     return {
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
-        "static_resources": {"listeners": [listener]},
+        "static_resources": {"listeners": [_listener(address, filters)]},
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -177,6 +169,17 @@ def config(app: str, address: str, admin: Path, websockets: bool = True) -> dict
                 }
             ]
         },
+    }
+
+
+def _listener(address: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
+    host, _, port = address.rpartition(":")
+    return {
+        "name": "listener",
+        "address": {"socket_address": {"address": host.strip("[]") or "127.0.0.1", "port_value": int(port)}},
+        # Two processes on one port would silently share it.
+        "enable_reuse_port": False,
+        "filter_chains": [{"filters": filters}],
     }
 
 

@@ -43,7 +43,7 @@ class Settings:
     """Origins that browsers may call the gateway from; none by default."""
 
     access_log: bool
-    """Whether the gateways log each request. Off by default: it costs a fifth of the throughput."""
+    """Whether the gateways log each request. Off by default."""
 
     gateway_workers: int
     """Worker threads of api and of proxy; default one a core, at most four."""
