@@ -1,0 +1,114 @@
+"""What each endpoint of the platform's own services asks of its caller. Rules are about users' services; this table is
+not changed by anybody."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from micro.domain import errors
+from micro.domain.account import Account, Type
+
+
+class Need(enum.Enum):
+    """What a caller must be, in the namespace that the call is about."""
+
+    OPEN = "anyone"
+    """A login needs it."""
+
+    ACCOUNT = "an account of the namespace"
+    """What the handler does with other people's things it checks by itself."""
+
+    USER = "a user's account of the namespace"
+    """Not a service's, unless that is an admin."""
+
+    ADMIN = "the admin scope of the namespace"
+
+    PLATFORM = "the admin scope of namespace micro"
+
+    GATEWAY = "a gateway of this server"
+    """Which shows the server's own secret, not a token."""
+
+    SERVER = "this server itself"
+
+
+_A, _U, _ADMIN = Need.ACCOUNT, Need.USER, Need.ADMIN
+
+NEEDS: Mapping[str, Need] = MappingProxyType(
+    {
+        "/micro.auth.v1.Auth/Generate": _ADMIN,
+        "/micro.auth.v1.Auth/Inspect": _A,
+        "/micro.auth.v1.Auth/Token": Need.OPEN,
+        "/micro.auth.v1.Auth/Explain": _ADMIN,
+        "/micro.auth.v1.Accounts/List": _ADMIN,
+        "/micro.auth.v1.Accounts/Read": _A,
+        "/micro.auth.v1.Accounts/Delete": _ADMIN,
+        "/micro.auth.v1.Accounts/ChangeSecret": _A,
+        "/micro.auth.v1.Accounts/UpdateScopes": _ADMIN,
+        "/micro.auth.v1.Rules/Create": _ADMIN,
+        "/micro.auth.v1.Rules/Update": _ADMIN,
+        "/micro.auth.v1.Rules/Delete": _ADMIN,
+        "/micro.auth.v1.Rules/List": _ADMIN,
+        "/micro.auth.v1.Tokens/List": _A,
+        "/micro.auth.v1.Tokens/Revoke": _A,
+        "/micro.auth.v1.Keys/Rotate": Need.PLATFORM,
+        "/micro.auth.v1.Keys/List": Need.OPEN,
+        "/micro.auth.v1.Namespaces/Create": Need.PLATFORM,
+        "/micro.auth.v1.Namespaces/List": _A,
+        "/micro.auth.v1.Namespaces/Delete": Need.PLATFORM,
+        "/micro.auth.v1.Namespaces/SetQuota": Need.PLATFORM,
+        "/micro.auth.v1.Audit/List": _ADMIN,
+        "/micro.auth.v1.Policy/Watch": _A,
+        "/micro.auth.v1.Setup/Begin": Need.SERVER,
+        "/micro.registry.v1.Registry/GetService": _A,
+        "/micro.registry.v1.Registry/ListServices": _A,
+        "/micro.registry.v1.Registry/Register": _A,
+        "/micro.registry.v1.Registry/Deregister": _A,
+        "/micro.registry.v1.Registry/Watch": _A,
+        "/micro.network.v1.Network/Routes": _A,
+        "/micro.network.v1.Network/Proxies": Need.PLATFORM,
+        "/micro.network.v1.Network/Sync": Need.PLATFORM,
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources": Need.GATEWAY,
+        "/micro.runtime.v1.Runtime/Create": _U,
+        "/micro.runtime.v1.Runtime/Read": _A,
+        "/micro.runtime.v1.Runtime/Update": _U,
+        "/micro.runtime.v1.Runtime/Delete": _U,
+        "/micro.runtime.v1.Runtime/Logs": _A,
+        "/micro.runtime.v1.Source/Upload": _U,
+        "/grpc.health.v1.Health/Check": Need.OPEN,
+        "/grpc.health.v1.Health/List": Need.OPEN,
+        "/grpc.health.v1.Health/Watch": Need.OPEN,
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _A,
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _A,
+    }
+)
+"""By gRPC path. An endpoint that is not in it cannot be called."""
+
+
+def check(path: str, account: Account | None, namespace: str) -> None:
+    """Whether the caller may call a core endpoint about that namespace. GATEWAY and SERVER are checked elsewhere.
+
+    Raises:
+        Error: UNAUTHENTICATED without an account, PERMISSION_DENIED with one that is not enough.
+    """
+    need = NEEDS.get(path)
+    if need is Need.OPEN:
+        return
+    if account is None:
+        raise errors.unauthenticated(f"{path} needs an account: log in with `micro login`")
+    if need is None or need in (Need.GATEWAY, Need.SERVER):
+        raise errors.permission_denied(f"{path} is not for accounts")
+    if not account.belongs(namespace):
+        raise foreign(account, namespace)
+    if need is Need.ADMIN and not account.administers(namespace):
+        raise errors.permission_denied(f"{path} needs the admin scope in namespace {namespace}: {account} lacks it")
+    if need is Need.PLATFORM and not account.platform:
+        raise errors.permission_denied(f"{path} needs the admin scope in namespace micro: {account} lacks it")
+    if need is Need.USER and account.type is Type.SERVICE and not account.administers(namespace):
+        raise errors.permission_denied(f"{path} is for users: {account} is a service without the admin scope")
+
+
+def foreign(account: Account, namespace: str) -> errors.Error:
+    """What an account of another namespace is told; nothing about what is there."""
+    return errors.permission_denied(f"{account} is not of namespace {namespace}: log in to it with `micro login`")

@@ -1,0 +1,131 @@
+"""What an access token says, and whether it holds: pure, the signature apart."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from micro.domain import errors
+from micro.domain.account import Account, Type
+
+ACCESS_SECONDS = 15 * 60.0
+"""Life of an access token."""
+
+REFRESH_SECONDS = 30 * 24 * 3600.0
+"""Life of a refresh token that is not used."""
+
+SKEW_SECONDS = 30.0
+"""How far two machines' clocks may be apart."""
+
+LONGEST = 8192
+"""Characters of an access token; no request's headers may be much longer."""
+
+HEADER_BEGIN = '{"typ":"JWT","alg":"ES256","ns":"'
+"""How the header of every token begins, in compact JSON: 33 characters, so that what follows begins a group of base64
+and the data plane can tell a token's namespace from its first letters. It routes by them; the callee verifies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says.
+
+    Attributes:
+        account: whose it is.
+        issuer: the deployment that made it, which is also the one it is for.
+        token: unique id (`jti`).
+        session: the login that it goes back to; empty for none that could be listed.
+        issued: seconds since 1970, to the microsecond.
+        expires: seconds since 1970.
+    """
+
+    account: Account
+    issuer: str
+    token: str
+    session: str
+    issued: float
+    expires: float
+
+    def dump(self) -> dict[str, Any]:
+        """As a JSON Web Token has it (RFC 7519, 4.1), with `ns`, `type`, `name`, `scopes`, `meta` and `sid` besides."""
+        account = self.account
+        return {
+            "iss": self.issuer,
+            "aud": self.issuer,
+            "sub": account.id,
+            "ns": account.namespace,
+            "name": account.name,
+            "type": account.type.value,
+            "scopes": sorted(account.scopes),
+            "meta": dict(account.metadata),
+            "sid": self.session,
+            "jti": self.token,
+            "iat": self.issued,
+            "exp": self.expires,
+        }
+
+    @classmethod
+    def load(cls, claims: Mapping[str, Any], issuer: str, now: float) -> Claims:
+        """What a token with a good signature says. Raises UNAUTHENTICATED when it does not hold at `now`, or here."""
+        try:
+            found = cls(
+                account=Account(
+                    id=_text(claims, "sub"),
+                    namespace=_text(claims, "ns"),
+                    name=_text(claims, "name"),
+                    type=Type(_text(claims, "type")),
+                    scopes=frozenset(map(str, claims["scopes"])),
+                    metadata={str(key): str(value) for key, value in dict(claims["meta"]).items()},
+                ),
+                issuer=_text(claims, "iss"),
+                token=_text(claims, "jti"),
+                session=_text(claims, "sid"),
+                issued=_number(claims, "iat"),
+                expires=_number(claims, "exp"),
+            )
+            audience = _text(claims, "aud")
+        except (KeyError, TypeError, ValueError):
+            raise errors.unauthenticated("the token does not say what it must") from None
+        if found.issuer != issuer or audience != issuer:
+            raise errors.unauthenticated("the token is of another deployment: log in to this one")
+        if now >= found.expires + SKEW_SECONDS:
+            raise errors.unauthenticated("the token has expired: refresh it, or log in again")
+        if found.issued > now + SKEW_SECONDS:
+            raise errors.unauthenticated("the token is from the future: set the clocks")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """Which tokens are refused although they have not ended: for an account or a session, the time before which."""
+
+    accounts: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    sessions: Mapping[str, float] = field(default_factory=dict)
+
+    def cover(self, claims: Claims) -> bool:
+        """Whether the token is refused."""
+        return claims.issued < self.accounts.get(claims.account.key, 0.0) or claims.issued < self.sessions.get(
+            claims.session, 0.0
+        )
+
+
+def beginning(namespace: str) -> str:
+    """How every token of that namespace begins, and none of another's."""
+    text = f'{HEADER_BEGIN}{namespace}","kid":"'
+    whole = len(HEADER_BEGIN) + len(namespace) + 1
+    return base64.urlsafe_b64encode(text[: whole + -whole % 3].encode()).decode()
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str:
+    found = claims[name]
+    if not isinstance(found, str):
+        raise TypeError(name)
+    return found
+
+
+def _number(claims: Mapping[str, Any], name: str) -> float:
+    found = claims[name]
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise TypeError(name)
+    return float(found)
