@@ -53,11 +53,17 @@ def run(
     content_type: str = "application/grpc",
     rate: int = 0,
     core: str | None = None,
+    token: str = "",
 ) -> Result:
-    """Send `count` POSTs over h2c; at `rate` a second where that is given."""
+    """Send `count` POSTs over h2c; at `rate` a second where that is given, evenly spaced.
+
+    A connection of h2load's sends on a timer of 10 ms at the finest, and all that were opened together send together.
+    So a rate takes one connection for each 100 a second, opened one after the other within those 10 ms.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         data, log = Path(scratch, "body"), Path(scratch, "log")
         data.write_bytes(body)
+        connections = rate // 100 if rate else connections
         command = ["taskset", "-c", core or machine.cores()[1], generator(), "-n", str(count), "-c", str(connections)]
         command += [
             "-m",
@@ -71,8 +77,11 @@ def run(
             "-H",
             "te: trailers",
         ]
+        if token:
+            command += ["-H", f"authorization: Bearer {token}"]
         if rate:
-            command += ["--rps", str(rate // connections), "--log-file", str(log)]
+            spacing = ["--rps", "100", "-r", "1", "--rate-period", f"{1000 / rate:.0f}ms"]
+            command += [*spacing, "--log-file", str(log)]
         done = subprocess.run([*command, url], capture_output=True, text=True, check=True, timeout=300)
         return _parse(done.stdout, log)
 

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import machine
+from micro.ports.free_address import free_addresses
 from micro.rpc import asgi_server
-from micro.server.settings import Layout, free_addresses
+from micro.rpc.method import Method
+from micro.server.settings import Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "bench/programs"
@@ -45,11 +47,11 @@ def _running(argv: list[str], env: dict[str, str], address: str, core: str) -> I
 
 
 @contextlib.contextmanager
-def asgi(app: str) -> Iterator[str]:
-    """An ASGI application of `programs/`, alone on the first processor; yields its address."""
+def asgi(app: str, folder: Path = PROGRAMS) -> Iterator[str]:
+    """An ASGI application of `programs/` or another folder, alone on the first processor; yields its address."""
     (address,) = free_addresses(1)
     with tempfile.TemporaryDirectory(prefix="mb") as scratch:
-        command = asgi_server.command(app, address=address, admin=Path(scratch, "admin.sock"), folder=PROGRAMS)
+        command = asgi_server.command(app, address=address, admin=Path(scratch, "admin.sock"), folder=folder)
         env = {**command.env, "PYTHONPATH": os.pathsep.join((str(CONTRACT), command.env["PYTHONPATH"]))}
         with _running(list(command.argv), env, address, machine.cores()[0]) as up:
             yield up
@@ -132,6 +134,12 @@ class Platform:
             raise SystemExit(f"bench: micro {' '.join(words)}: {done.stderr}")
         return done.stdout
 
+    def python(self, script: Path, *words: str) -> str:
+        """Run a program of `programs/` as a client of this platform; its output."""
+        env = {**self.env, "PYTHONPATH": str(CONTRACT), "MICRO_PROXY_ADDRESS": self.proxy}
+        command = [sys.executable, str(script), *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=300).stdout
+
     @property
     def settings(self) -> dict[str, str]:
         """The addresses it chose."""
@@ -146,6 +154,14 @@ class Platform:
         """End it."""
         self.process.terminate()
         self.process.wait(30)
+
+
+def echo_method() -> Method:
+    """The method that is measured, for what is measured without any process."""
+    sys.path[:0] = [str(CONTRACT), str(PROGRAMS)]
+    from echo_service import app
+
+    return next(method for method in app.methods if method.desc.name == "Call")
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def echo() -> Iterator[Row]:
     yield Row("framework / minimal ASGI app", rates["framework"] / rates["minimal ASGI app"], "ratio", 0.6, dream=0.85)
 
 
-def _pin(pids: dict[str, int], core: str) -> None:
+def pin(pids: dict[str, int], core: str) -> None:
     for pid in pids.values():
         for task in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), {int(core)})
@@ -80,22 +80,22 @@ def gateway() -> Iterator[Row]:
         address = next(s["nodes"][0]["address"] for s in found if s["name"] == "helloworld")
         own, other = machine.cores()
         pids = platform.pids()
-        _pin({name: pid for name, pid in pids.items() if name == "api"}, other)
-        _pin({name: pid for name, pid in pids.items() if name != "api"}, own)
+        pin({name: pid for name, pid in pids.items() if name == "api"}, other)
+        pin({name: pid for name, pid in pids.items() if name != "api"}, own)
         with processes.bare_envoy(address) as bare:
             straight, via, least = _in_turns([address, platform.api, bare], core=other)
             apart = _in_turns([address, platform.api], core=own, rounds=4)
         for name, (rates, calm) in (("straight", straight), ("through api", via), ("through a bare Envoy", least)):
             yield Row(f"HTTP/JSON {name}", statistics.median(rates), "requests/s")
             yield Row(f"HTTP/JSON {name}, p50 at 500/s", statistics.median(calm), "ms")
-        yield Row("api / straight", _paired(operator.truediv, via[0], straight[0]), "ratio", 0.6, dream=0.8)
+        yield Row("api / straight", paired(operator.truediv, via[0], straight[0]), "ratio", 0.6, dream=0.8)
         # Two cores for three parties: here the gateway has one to itself, and the generator shares the service's.
-        beside = _paired(operator.truediv, apart[1][0], apart[0][0])
+        beside = paired(operator.truediv, apart[1][0], apart[0][0])
         yield Row("api / straight, generator on the service's core", beside, "ratio")
-        yield Row("bare Envoy / straight", _paired(operator.truediv, least[0], straight[0]), "ratio")
-        added = _paired(operator.sub, via[1], straight[1])
+        yield Row("bare Envoy / straight", paired(operator.truediv, least[0], straight[0]), "ratio")
+        added = paired(operator.sub, via[1], straight[1])
         yield Row("api adds to p50 at 500/s", added, "ms", 0.3, at_most=True, dream=0.15)
-        yield Row("a bare Envoy adds to p50 at 500/s", _paired(operator.sub, least[1], straight[1]), "ms")
+        yield Row("a bare Envoy adds to p50 at 500/s", paired(operator.sub, least[1], straight[1]), "ms")
 
 
 def _in_turns(addresses: list[str], *, core: str, rounds: int = 6) -> list[tuple[list[float], list[float]]]:
@@ -116,7 +116,7 @@ def _in_turns(addresses: list[str], *, core: str, rounds: int = 6) -> list[tuple
     return found
 
 
-def _paired(how: Callable[[float, float], float], left: list[float], right: list[float]) -> float:
+def paired(how: Callable[[float, float], float], left: list[float], right: list[float]) -> float:
     """The median of what `how` makes of each round's two figures."""
     return statistics.median(how(one, two) for one, two in zip(left, right, strict=True))
 
@@ -200,7 +200,8 @@ def scale() -> Iterator[Row]:
     program = str(processes.PROGRAMS / "registrar.py")
     with processes.platform() as platform:
         command = [sys.executable, program, platform.proxy, "1000"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        env = {**os.environ, "TOKEN": platform.cli("user", "token", "--platform").strip()}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
         figures = json.loads(done.stdout)
         yield Row("1,000 services registered and routed", figures["all"], "s")
         yield Row("one more service among 1,000, routed everywhere", figures["one"], "s", 1, at_most=True, dream=0.1)
@@ -219,6 +220,3 @@ def scale() -> Iterator[Row]:
         used = sum(_cpu(pid) - before[name] for name, pid in pids.items()) / 5
         yield Row("control plane's processor time after that", used * 100, "% of a core", 10, at_most=True)
         yield Row("memory of api with 1,000 services", _memory({"api": pids["api"]}), "MB")
-
-
-ALL = {"echo": echo, "gateway": gateway, "mesh": mesh, "start": start, "scale": scale}

@@ -1,6 +1,7 @@
 """Registers COUNT services that listen nowhere, then one more, and prints how long each took to be routed everywhere.
 
-`registrar.py PROXY COUNT`. Registering and waiting go through the public contracts.
+`registrar.py PROXY COUNT`, with an admin's token for the platform in TOKEN. Registering and waiting go through the
+public contracts.
 """
 
 import asyncio
@@ -9,16 +10,15 @@ import os
 import sys
 import time
 
-os.environ["MICRO_NETWORK"] = sys.argv[1]
-
-from micro import client
+from micro.rpc.client import Client
 from micro.rpc.gen.micro.network.v1.network_connect import NetworkClient
 from micro.rpc.gen.micro.network.v1.network_pb import SyncRequest
 from micro.rpc.gen.micro.registry.v1.registry_connect import RegistryClient
 from micro.rpc.gen.micro.registry.v1.registry_pb import Endpoint, Node, RegisterRequest, Service, Value
 
 
-async def main(count: int) -> None:
+async def main(proxy: str, count: int) -> None:
+    client = Client(proxy, metadata={"authorization": f"Bearer {os.environ['TOKEN']}"})
     registry, network = client.of(RegistryClient, service="registry"), client.of(NetworkClient, service="network")
 
     async def register(number: int, instance: int = 0) -> int:
@@ -51,4 +51,4 @@ async def main(count: int) -> None:
     print(json.dumps(figures))
 
 
-asyncio.run(main(int(sys.argv[2])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))

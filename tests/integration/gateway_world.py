@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from micro.backends.envoy import bootstrap
 from micro.backends.envoy.admin import Admin
 from micro.backends.envoy.ads import EnvoyDataplane
 from micro.backends.envoy.compile import CLUSTER, Snapshot
+from micro.backends.envoy.front import Front
 from micro.domain import route
 from micro.domain.service import Endpoint, Node, Registration, StreamKind, Value
 from micro.rpc import asgi_server
@@ -84,13 +85,13 @@ class Process:
 class Counted(EnvoyDataplane):
     """Remembers what was pushed to whom: (proxy, type, names, removed names)."""
 
-    def __init__(self, version: str, origins: Sequence[str] = ()) -> None:
-        super().__init__(version, origins)
+    def __init__(self, version: str, front: Front | None = None) -> None:
+        super().__init__(version, front)
         self._broken = False
         self.pushed: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = []
 
-    def apply(self, table: route.RouteTable, revision: int) -> None:
-        super().apply(table, revision)
+    def apply(self, table: route.RouteTable, revision: int, quotas: Mapping[str, int] | None = None) -> None:
+        super().apply(table, revision, quotas)
         if self._broken:
             self._broken = False
             assert self._snapshot is not None
@@ -137,10 +138,12 @@ class Counted(EnvoyDataplane):
 class World:
     """Gateways, instances of an upstream, and the registry's content as a plain list."""
 
-    def __init__(self, folder: Path, stack: AsyncExitStack, origins: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, stack: AsyncExitStack, origins: Sequence[str] = (), base_domain: str = "") -> None:
         self.folder = folder
         self.ads_port = free_port()
-        self.plane = Counted("9.9.9", origins)
+        self.api_port = free_port()
+        self.front = Front(f"127.0.0.1:{self.api_port}", base_domain, tuple(origins), "127.0.0.1:8081")
+        self.plane = Counted("9.9.9", self.front)
         self.cors = bool(origins)
         self.revision = 0
         self.table = route.RouteTable()
@@ -172,7 +175,7 @@ class World:
         self._stack.push_async_callback(server.stop, None)
 
     async def gateway(self, name: str, limits: bootstrap.Limits | None = None) -> None:
-        port = free_port()
+        port = self.api_port if name == "api" else free_port()
         admin = self.folder / f"{name}.sock"
         gateway = bootstrap.Gateway(name, f"127.0.0.1:{port}", f"127.0.0.1:{self.ads_port}", admin)
         gateway = replace(gateway, cors=self.cors)
@@ -193,14 +196,14 @@ class World:
         await self.admins[name].wait_ready(20)
         return address
 
-    def publish(self, registrations: Sequence[Registration]) -> int:
+    def publish(self, registrations: Sequence[Registration], quotas: Mapping[str, int] | None = None) -> int:
         self.revision += 1
         self.table = route.compile(registrations)
-        self.plane.apply(self.table, self.revision)
+        self.plane.apply(self.table, self.revision, quotas)
         return self.revision
 
-    async def routed(self, registrations: Sequence[Registration]) -> None:
-        await self.plane.sync(self.publish(registrations), 20)
+    async def routed(self, registrations: Sequence[Registration], quotas: Mapping[str, int] | None = None) -> None:
+        await self.plane.sync(self.publish(registrations, quotas), 20)
 
     async def get(
         self,
@@ -243,8 +246,10 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, *gateways: str, origins: Sequence[str] = ()) -> AsyncIterator[World]:
+async def world(
+    folder: Path, *gateways: str, origins: Sequence[str] = (), base_domain: str = ""
+) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        made = World(folder, stack, origins)
+        made = World(folder, stack, origins, base_domain)
         await made.start(*gateways)
         yield made

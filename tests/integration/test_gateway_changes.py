@@ -130,7 +130,7 @@ async def test_the_control_plane_dies_and_returns_and_traffic_never_notices(tmp_
             await made.server.stop(None)
             await load.more(50)
             # A new process: it knows nothing, and must not say so.
-            made.plane = Counted("9.9.9")
+            made.plane = Counted("9.9.9", made.front)
             await made.control()
             await until(lambda: made.plane.proxies())
             await load.more(50)

@@ -108,7 +108,7 @@ async def test_an_unknown_name_is_not_replaced_by_a_known_path(gates):
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await gates.call("proxy", "/hello.Greeter/Call", [("micro-service", "nope")])
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert refused.value.details() == "service nope not found in namespace micro; see what runs: micro services"
+    assert refused.value.details() == "service nope not found; see what runs: micro services"
 
 
 async def test_an_unknown_service_is_a_json_404_that_names_it(gates):
@@ -163,7 +163,7 @@ async def test_internal_headers_from_outside_do_not_arrive(gates):
     assert status == 200
     arrived = {name for name in told["headers"] if name.startswith("x-envoy-")}
     assert arrived <= {"x-envoy-external-address"}, "which Envoy itself writes"
-    assert told["headers"]["micro-namespace"] == "micro"
+    assert told["headers"]["micro-namespace"] == "-", "none was named"
     assert told["headers"]["x-request-id"] == headers["x-request-id"]
     assert headers["server"] == "micro"
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import urllib.request
+import zipfile
 
 import pytest
 import worlds
@@ -47,12 +48,14 @@ async def test_thirty_thousand_requests_during_five_updates_all_succeed(world: w
     ("source", "expected"),
     [
         ("import nothing_of_that_name\n", "No module named 'nothing_of_that_name'"),
-        ("def broken(:\n", "SyntaxError"),
+        ("def broken(:\n", "    def broken(:\n"),
+        ("", 'helloworld did not start: main.py defines no app: end it with app = Service("name", Handler())'),
+        ("app = 5\n", "app in main.py is of type int, not an ASGI application: end it with app = "),
         (worlds.HELLO + "\nraise RuntimeError('no thanks')\n", "no thanks"),
         (worlds.HELLO + "\n@app.on_start\nasync def never():\n    await asyncio.Event().wait()\n", "ready"),
         (worlds.HELLO + "\n@app.on_start\nasync def crash():\n    os._exit(7)\n", "exit status 7"),
     ],
-    ids=["import", "syntax", "raises", "never ready", "crashes"],
+    ids=["import", "syntax", "empty", "no application", "raises", "never ready", "crashes"],
 )
 def test_code_that_does_not_start_leaves_the_old_serving_and_says_why(
     world: worlds.World, source: str, expected: str
@@ -98,7 +101,16 @@ def test_two_updates_at_once_both_succeed(world: worlds.World) -> None:
 def test_a_killed_service_leaves_nothing_behind(world: worlds.World) -> None:
     proto = worlds.PROTO.replace("helloworld", "brief").replace("Helloworld", "Brief")
     source = worlds.HELLO.replace("helloworld", "brief").replace("Helloworld", "Brief")
-    world.cli("run", str(world.service("brief", source, proto)))
+    folder = world.service("brief", "import colours\n" + source, proto)
+    with zipfile.ZipFile(folder / "colours-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("colours.py", "print('red')")
+        wheel.writestr("colours-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: colours\nVersion: 1.0\n")
+        wheel.writestr("colours-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("colours-1.0.dist-info/RECORD", "")
+    (folder / "requirements.txt").write_text("--no-index\n./colours-1.0-py3-none-any.whl\n")
+    world.cli("run", str(folder))
+    environments = world.layout.runtime / "environments"
+    assert len(list(environments.iterdir())) == 1
     with urllib.request.urlopen(f"http://{world.api}/brief/call?name=pid", timeout=5) as response:
         pid = int(json.loads(response.read())["msg"])
     world.cli("kill", "brief")
@@ -107,7 +119,11 @@ def test_a_killed_service_leaves_nothing_behind(world: worlds.World) -> None:
         urllib.request.urlopen(f"http://{world.api}/brief/call?name=x", timeout=5)
     assert refused.value.code == 404
     assert "brief" not in world.cli("services").stdout
-    assert not list((world.layout.runtime / "services").glob("*/brief/*"))
+    assert not list((world.layout.runtime / "namespaces").glob("*/services/brief/*"))
+    assert not list((world.layout.runtime / "namespaces").glob("*/uploads/*"))
+    assert not list(world.layout.run.glob("brief-*"))
+    assert worlds.eventually(lambda: not list(environments.iterdir()))
+    assert "red" in world.cli("logs", "brief").stdout
 
 
 def test_an_archive_that_is_none_is_refused_and_leaves_no_trace(world: worlds.World) -> None:
@@ -135,4 +151,4 @@ asyncio.run(main())
     assert len(done.stdout.strip().splitlines()) == 1
     assert status(world, "broken") == {}
     assert not list((world.layout.runtime / "services").glob("*/broken/*"))
-    assert not list((world.layout.runtime / "uploads").iterdir())
+    assert not list((world.layout.runtime / "namespaces").glob("*/uploads/*"))

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from micro.server.settings import Layout, free_addresses
+from micro.ports.free_address import free_addresses
+from micro.server.settings import Layout
 
 BIN = Path(sys.executable).parent
 MICRO = str(BIN / "micro")
@@ -185,9 +186,10 @@ class Load:
             while self.sent < count:
                 await asyncio.sleep(0.01)
 
-    async def connection(self, address: str, path: str, body: bytes) -> None:
+    async def connection(self, address: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
         host, _, port = address.rpartition(":")
         head = f"POST {path} HTTP/1.1\r\nhost: {address}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         request = head.encode() + body
         reader = writer = None
@@ -231,14 +233,18 @@ class Load:
 
 @contextlib.asynccontextmanager
 async def load(
-    address: str, path: str = "/helloworld/call", name: str = "Ann", connections: int = 4
+    address: str,
+    path: str = "/helloworld/call",
+    name: str = "Ann",
+    connections: int = 4,
+    headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Load]:
     """Requests flow while the block runs."""
     made = Load()
     body = json.dumps({"name": name}).encode()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(connections):
-            tasks.create_task(made.connection(address, path, body))
+            tasks.create_task(made.connection(address, path, body, headers or {}))
         try:
             yield made
         finally:

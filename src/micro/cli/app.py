@@ -12,8 +12,9 @@ from micro.cli.catalog import COMMANDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TextIO
+    from typing import Any, TextIO
 
+    from micro.cli.actions import Action
     from micro.cli.arguments import Parser
     from micro.cli.session import Session
 
@@ -109,29 +110,46 @@ def _unknown_flag(flag: str) -> Exception:
     return failures.UsageError(f"unknown flag {flag}: " + (f"did you mean {near}?" if near else "see: micro --help"))
 
 
-def parser(name: str) -> Parser:
-    """The parser of a static command."""
-    import importlib
-
+def parser(name: str, words: Sequence[str] = ()) -> Parser:
+    """The parser of a static command; of one that has actions, the parser of the action that the words name."""
     from micro.cli import arguments
 
-    module = importlib.import_module(f"micro.cli.commands.{name}")
+    if known := actions_of(name):
+        from micro.cli import actions
+
+        return actions.parser(name, known, words)
     made = arguments.Parser(name, COMMANDS[name][1])
-    module.add_arguments(made)
+    _module(name).add_arguments(made)
     made.add_globals()
     return made
 
 
-def _command(name: str, words: list[str], session: Session) -> int:
+def actions_of(name: str) -> Sequence[Action]:
+    """The actions of a static command; none for most."""
+    found: Sequence[Action] = getattr(_module(name), "ACTIONS", ())
+    return found
+
+
+def _module(name: str) -> Any:
     import importlib
 
+    return importlib.import_module(f"micro.cli.commands.{name}")
+
+
+def _command(name: str, words: list[str], session: Session) -> int:
     from micro.cli import arguments
 
     try:
+        if known := actions_of(name):
+            from micro.cli import actions
+
+            chosen, words = _globals(words)
+            session.choose(**chosen)
+            return actions.run(name, known, words, session)
         args = parser(name).parse(words)
     except arguments.HelpWantedError as wanted:
         session.out.stream.write(str(wanted))
         return 0
     session.choose(args.global_env or "", getattr(args, "global_namespace", None) or "")
-    code: int = importlib.import_module(f"micro.cli.commands.{name}").run(args, session)
+    code: int = _module(name).run(args, session)
     return code

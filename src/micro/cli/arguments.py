@@ -65,6 +65,15 @@ class Parser(argparse.ArgumentParser):
         """The long names of the flags, for completion."""
         return sorted(name for name in self._option_string_actions if name.startswith("--"))
 
+    def positionals(self) -> list[str]:
+        """The arguments without a flag, as usage shows them."""
+        return [self._get_formatter()._format_args(one, "") for one in self._positionals._group_actions]
+
+    def valued(self, flag: str) -> argparse.Action | None:
+        """A flag that takes a value; None for others."""
+        action = self._option_string_actions.get(flag)
+        return action if action is not None and action.nargs != 0 else None
+
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse a command's words.
 
@@ -92,8 +101,7 @@ class Parser(argparse.ArgumentParser):
         raise failures.UsageError(f"{message}; see: {self.prog} --help")
 
     def print_help(self, file: object = None) -> NoReturn:
-        shown = [self._get_formatter()._format_args(one, "") for one in self._positionals._group_actions]
-        self.usage = " ".join([self.prog, *shown, "[--flags]"])
+        self.usage = " ".join([self.prog, *self.positionals(), "[--flags]"])
         raise HelpWantedError(self.format_help())
 
 

@@ -42,7 +42,7 @@ def perform(
         session: gives the way and the streams.
         messages: what to send in place of `body` to an endpoint that takes a stream.
     """
-    transport = _transport(options, session, service)
+    transport = _transport(options, session)
     if endpoint.kind is StreamKind.UNARY:
         wait = options.timeout or endpoint.timeout
         answer = transport.unary(
@@ -73,8 +73,8 @@ def show(answer: bytes, style: str, session: Session, *, stream: bool = False) -
         session.out.line(output.indented(answer))
 
 
-def resolve(service: str, typed: str, options: Options, session: Session) -> Endpoint:
-    """The endpoint that `micro call SERVICE ENDPOINT` means.
+def resolve(service: str, typed: str, options: Options, session: Session, *, stream: bool = False) -> Endpoint:
+    """The endpoint that `micro call SERVICE ENDPOINT` means, or `micro stream` with `stream`.
 
     With --address the registry is not asked: the endpoint is "Service.Method" or "/package.Service/Method".
 
@@ -90,16 +90,16 @@ def resolve(service: str, typed: str, options: Options, session: Session) -> End
         return schema.endpoint({"name": typed, "path": path})
     known = schema.endpoints(session.platform.get_service(service))
     by_path = next((one for one in known if one.path.strip("/") == typed.strip("/")), None)
-    return by_path or schema.find(service, known, typed.split())
+    command = f"micro {'stream' if stream else 'call'} {service}"
+    return by_path or schema.find(service, known, typed.split(), command)
 
 
-def data(text: str, session: Session) -> dict[str, Any]:
-    """The request that `--data` says: JSON, "@FILE", or "-" for standard input.
+def data(text: str, session: Session, shown: str = "--data") -> dict[str, Any]:
+    """The request as it was typed: JSON, "@FILE", or "-" for standard input; `shown` is what errors call it.
 
     Raises:
         UsageError: unreadable, or not a JSON object.
     """
-    shown = "--data"
     if text == "-":
         text, shown = session.stdin.read(), "standard input"
     elif text.startswith("@"):
@@ -109,16 +109,18 @@ def data(text: str, session: Session) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise failures.UsageError(f"cannot read {shown}: {reason}") from None
+    else:
+        return json_object(text, shown, """; in a shell: '{"name": "value"}'""")
     return json_object(text, shown)
 
 
-def json_object(text: str, shown: str) -> dict[str, Any]:
-    """Parse a JSON object; raises UsageError that says where it is wrong."""
+def json_object(text: str, shown: str, hint: str = "") -> dict[str, Any]:
+    """Parse a JSON object; raises UsageError that says where it is wrong, with a hint."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, character {error.colno}" if error.lineno > 1 else f"character {error.colno}"
-        raise failures.UsageError(f"{shown} is not JSON: {error.msg} at {where}") from None
+        raise failures.UsageError(f"{shown} is not JSON: {error.msg} at {where}{hint}") from None
     except RecursionError:
         raise failures.UsageError(f"{shown} is nested too deeply") from None
     if not isinstance(found, dict):
@@ -141,8 +143,11 @@ def _lines(session: Session) -> Iterator[bytes]:
             yield json.dumps(json_object(line, f"line {number} of standard input")).encode("utf-8")
 
 
-def _transport(options: Options, session: Session, service: str) -> Transport:
-    if options.address:
-        return Transport(environment.address(options.address), session.namespace)
-    core = service in names.CORE_SERVICES
-    return session.transport(names.DEFAULT_NAMESPACE if core and session.namespace != names.DEFAULT_NAMESPACE else "")
+def _transport(options: Options, session: Session) -> Transport:
+    if not options.address:
+        return session.transport()
+    # A service listens in plain text. The token goes only to the machine that it is for.
+    where = environment.address(options.address, secure=False)
+    known = session.environment.address
+    own = where.host == known.host or (where.loopback and known.loopback)
+    return Transport(where, session.namespace, identity=session.identity_to_show if own else None, direct=True)

@@ -6,6 +6,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "server": ("Platform", "start the platform on this machine"),
     "health": ("Platform", "show whether every core service is ready"),
     "env": ("Platform", "list, choose, add and remove environments"),
+    "login": ("Identity", "log in to an environment"),
+    "logout": ("Identity", "end the session"),
+    "user": ("Identity", "show who is logged in; change the password, namespace and settings"),
+    "auth": ("Identity", "manage accounts, rules, sessions and keys"),
+    "namespace": ("Identity", "list, create and delete namespaces, and set their quotas"),
     "version": ("Platform", "print the version"),
     "new": ("Develop", "make a new service"),
     "gen": ("Develop", "generate code from a service's contracts"),
@@ -21,4 +26,4 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command -> (section of the help, what it does). The module is `micro.cli.commands.<command>`."""
 
-SECTIONS = ("Develop", "Call", "Inspect", "Platform")
+SECTIONS = ("Develop", "Call", "Inspect", "Identity", "Platform")

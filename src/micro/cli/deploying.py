@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import threading
 from collections.abc import Iterable
@@ -103,6 +104,9 @@ class _Following:
                 progress.show(f"{state} {self._reference}…")
 
 
+_PLACED = re.compile(r" \([^()]*, line \d+\)$")
+
+
 class StartError(Error):
     """The code did not build or start; says so in several lines, the place first.
 
@@ -115,6 +119,9 @@ class StartError(Error):
         head, _, rest = output.strip().partition("\n")
         reason = head.partition(" did not start: ")[2] or head
         said = place.partition(": ")[2]
+        if place and not said:
+            said = _PLACED.sub("", reason)
+            place = f"{place}: {said}"
         shown = [f"{subject} did not start: {place or reason}"]
         if place and (not said or said not in reason):
             shown.append(f"  {reason}")
@@ -175,6 +182,8 @@ def report(reference: plan.Reference, word: str, session: Session) -> None:
             header = (
                 "" if session.namespace == names.DEFAULT_NAMESPACE else f" -H 'micro-namespace: {session.namespace}'"
             )
+            # Where others reach the gateway, an account is needed.
+            header += f' -H "authorization: Bearer $({session.micro} user token)"' if url.startswith("https:") else ""
             rows.append(("", f"curl {url}/{words.replace(' ', '/')}{header} -d '{body}'"))
     else:
         rows.append(("call", f"{session.micro} {reference.name} --help"))

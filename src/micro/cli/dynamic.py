@@ -18,11 +18,12 @@ from micro.domain.service import Endpoint
 
 def run(service: str, words: Sequence[str], session: Session) -> int:
     """Look the service up, and call an endpoint of it or show help."""
-    typed = _leading(words)
-    rest = list(words[len(typed) :])
-    there = session.elsewhere(**_globals(rest, session))
+    rest, chosen = without_globals(words)
+    typed = leading(rest)
+    rest = rest[len(typed) :]
+    there = session.elsewhere(chosen.get("env", ""), chosen.get("namespace", ""))
     known, version = _known(service, there)
-    if not typed and (not rest or flags.wants_help(rest) or _only_globals(rest)):
+    if not typed and (not rest or flags.wants_help(rest)):
         session.out.stream.write(texts.service(service, version, known))
         return failures.OK
     endpoint = schema.find(service, known, typed)
@@ -34,11 +35,11 @@ def run(service: str, words: Sequence[str], session: Session) -> int:
         data = calling.data(plan.data, session) if plan.data is not None else {}
         request = flags.build(plan, data, lambda name: Path(name).expanduser().read_bytes())
     except failures.UsageError as error:
-        raise failures.UsageError(f"{service} {schema.words(service, endpoint.name)}: {error.message}") from None
-    options = calling.Options(plan.metadata, plan.timeout, plan.output, plan.address)
-    messages = None if plan.fields or plan.data is not None else calling.typed_messages(endpoint.kind, session)
-    where = session.elsewhere(plan.env, plan.namespace)
-    return calling.perform(service, endpoint, json.dumps(request).encode("utf-8"), options, where, messages)
+        hint = "".join(f"; the field is --{flag}" for flag in flags.shadowed(rest, endpoint.request))
+        raise failures.UsageError(f"{service} {schema.words(service, endpoint.name)}: {error.message}{hint}") from None
+    options = calling.Options(plan.metadata, plan.timeout, plan.output, "")
+    messages = None if plan.fields or plan.data is not None else calling.typed_messages(endpoint.kind, there)
+    return calling.perform(service, endpoint, json.dumps(request).encode("utf-8"), options, there, messages)
 
 
 def _known(service: str, session: Session) -> tuple[list[Endpoint], str]:
@@ -46,37 +47,30 @@ def _known(service: str, session: Session) -> tuple[list[Endpoint], str]:
     return schema.endpoints(services), str(schema.newest(services).get("version", ""))
 
 
-def _globals(words: Sequence[str], session: Session) -> dict[str, str]:
-    """The global flags among the words, as far as that can be told before the schema is known.
-
-    A service may have fields of the same names; only a name that is an environment's is taken for one.
-    """
-    found: dict[str, str] = {}
-    for index, word in enumerate(words):
-        flag, mark, text = word.partition("=")
-        value = text if mark else "".join(words[index + 1 : index + 2])
-        if flag in ("-e", "-env", "--env") and value in session.environments.names():
-            found["environment"] = value
-        elif flag in ("-namespace", "--namespace") and _is_namespace(value):
-            found["namespace"] = value
-    return found
-
-
-def _is_namespace(text: str) -> bool:
-    try:
-        return bool(text) and names.namespace(text) == text
-    except Error:
-        return False
-
-
-def _only_globals(words: Sequence[str]) -> bool:
-    rest = list(words)
-    while rest and rest[0].partition("=")[0] in ("-e", "-env", "--env", "-namespace", "--namespace"):
-        rest = rest[1 if "=" in rest[0] else 2 :]
-    return not rest
+def without_globals(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The words without the global flags, and what those say: they decide where the schema is looked up."""
+    rest: list[str] = []
+    chosen: dict[str, str] = {}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        name = flags.option(word)
+        if name not in ("env", "namespace"):
+            rest.append(word)
+            continue
+        _, mark, text = word.partition("=")
+        if not mark:
+            if position == len(words):
+                raise failures.UsageError(f"{word} needs a name: type {word} NAME")
+            text = words[position]
+            position += 1
+        chosen[name] = text
+    return rest, chosen
 
 
-def _leading(words: Sequence[str]) -> list[str]:
+def leading(words: Sequence[str]) -> list[str]:
+    """The words before the first flag."""
     count = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
     return list(words[:count])
 
@@ -99,7 +93,7 @@ def lookup(service: str, session: Session) -> list[dict[str, Any]]:
     except failures.UnreachableError as error:
         if near:
             raise failures.UnreachableError(f"{service!r} is not a command: did you mean {near}?") from None
-        raise failures.UnreachableError(f"{service!r} is not a command, and to look for a service: {error}") from None
+        raise failures.UnreachableError(f"no command {service!r}, and {error}") from None
     except failures.NoServiceError:
         running = sorted({str(one["name"]) for one in session.platform.list_services() if one.get("name")})
         near = failures.closest(service, [*COMMANDS, *running])

@@ -1,28 +1,25 @@
-"""From the words after an endpoint to a request: flags named by the schema, options of the call beside them. Pure."""
+"""From the words after an endpoint to a request: flags named by the schema, options of the call beside them. Pure.
+
+An option comes before a field of the same name: `--data` is always the option, `--field_data` the field. Every field
+may be typed with the prefix; help shows it where it is needed.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from micro.cli import failures, scalars, schema
 from micro.domain.service import Value
 
-_OPTIONS = {
-    "data": "data",
-    "d": "data",
-    "metadata": "metadata",
-    "request_timeout": "request_timeout",
-    "output": "output",
-    "o": "output",
-    "address": "address",
-    "env": "env",
-    "e": "env",
-    "namespace": "namespace",
-}
-OPTION_NAMES = ("data", "metadata", "request_timeout", "output", "address", "env", "namespace")
+OPTION_NAMES = ("data", "metadata", "request_timeout", "output", "env", "namespace", "help")
+_SHORT = {"-d": "data", "-o": "output", "-e": "env", "-h": "help"}
+PREFIX = "field_"
+"""Before the name of a field that an option is called like."""
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -37,29 +34,63 @@ class Plan:
         metadata: headers to send.
         timeout: deadline in seconds; None leaves it to the service.
         output: "json" or "raw".
-        address: HOST:PORT to call instead of the environment's server.
-        env: environment for this call.
-        namespace: namespace for this call.
-        help: whether help is wanted instead of a call.
     """
 
     fields: tuple[tuple[tuple[str, ...], Value, str], ...] = ()
     data: str | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     timeout: float | None = None
     output: str = "json"
-    address: str = ""
-    env: str = ""
-    namespace: str = ""
-    help: bool = False
+
+
+def option(token: str) -> str:
+    """The option that a word such as "--data=x", "-d" or "-data" gives; empty for a field's flag."""
+    flag = token.partition("=")[0]
+    name = schema.names_of(flag.lstrip("-"))
+    return _SHORT.get(flag, "") or (name if flag.startswith("-") and name in OPTION_NAMES else "")
 
 
 def wants_help(tokens: Sequence[str]) -> bool:
-    return "--help" in tokens or "-h" in tokens or "-help" in tokens
+    return any(option(token) == "help" for token in tokens)
+
+
+def spelling(request: Value, path: Sequence[str]) -> str:
+    """The flag of a field, without hyphens: its path, prefixed where an option or another field has that name.
+
+    Empty where only --data can set it.
+    """
+    name = "_".join(path)
+    for typed in (name, PREFIX + name):
+        found = field(request, typed)
+        if found and found[0] == tuple(path):
+            return typed
+    return ""
+
+
+def spellings(request: Value) -> list[tuple[str, Value]]:
+    """Every field that has a flag of its own, as (flag, field), in the contract's order."""
+    every = ((spelling(request, path), field) for path, field in schema.leaves(request))
+    return [(typed, field) for typed, field in every if typed]
+
+
+def shadowed(tokens: Sequence[str], request: Value) -> list[str]:
+    """The flags of the fields in whose place an option was typed, without hyphens."""
+    taken = (schema.lookup(request, name) for name in dict.fromkeys(filter(None, map(option, tokens))))
+    return [typed for found in taken if found and (typed := spelling(request, found[0]))]
+
+
+def field(request: Value, name: str) -> tuple[tuple[str, ...], Value] | None:
+    """The field that a flag without hyphens means, with its path; None for an option and for what is unknown."""
+    if schema.names_of(name) in OPTION_NAMES:
+        return None
+    found = schema.lookup(request, name)
+    if found is None and schema.names_of(name).startswith(PREFIX):
+        return schema.lookup(request, name[len(PREFIX) :])
+    return found
 
 
 def parse(tokens: Sequence[str], request: Value) -> Plan:
-    """Read flags and options. A field of the request comes before an option of the same name.
+    """Read flags and options. An option comes before a field of the same name.
 
     Raises:
         UsageError: an unknown flag (names the closest), a missing value, a stray word, a bad option.
@@ -72,9 +103,9 @@ def parse(tokens: Sequence[str], request: Value) -> Plan:
         name, mark, text = token.lstrip("-").partition("=")
         if not token.startswith("-") or not name:
             raise failures.UsageError(f"unexpected {token!r}: flags look like --name=value")
-        found = schema.lookup(request, name)
-        option = "" if found else _OPTIONS.get(schema.names_of(name), "")
-        if not found and not option:
+        chosen = option(token)
+        found = None if chosen else field(request, name)
+        if not found and not chosen:
             raise _unknown(name, request)
         position += 1
         if not mark:
@@ -83,8 +114,16 @@ def parse(tokens: Sequence[str], request: Value) -> Plan:
         if found:
             fields.append((*found, text))
         else:
-            options.setdefault(option, []).append(text)
+            options.setdefault(chosen, []).append(text)
     return _plan(fields, options)
+
+
+def takes_value(token: str, request: Value) -> bool:
+    """Whether the word after a flag that has no `=` is its value."""
+    if option(token):
+        return option(token) != "help"
+    found = field(request, token.lstrip("-"))
+    return found is not None and scalars.kind(found[1]) != "bool"
 
 
 def _following(name: str, wanted: Value | None, rest: Sequence[str]) -> tuple[str, int]:
@@ -97,7 +136,7 @@ def _following(name: str, wanted: Value | None, rest: Sequence[str]) -> tuple[st
 
 
 def _unknown(name: str, request: Value) -> failures.UsageError:
-    known = [*("_".join(path) for path, _ in schema.leaves(request)), *OPTION_NAMES, "help"]
+    known = [*(typed for typed, _ in spellings(request)), *OPTION_NAMES]
     near = failures.closest(name, known)
     hint = f"did you mean --{near}?" if near else "see --help"
     return failures.UsageError(f"unknown flag --{name}: {hint}")
@@ -114,9 +153,6 @@ def _plan(fields: list[tuple[tuple[str, ...], Value, str]], options: dict[str, l
         metadata=metadata(options.get("metadata", [])),
         timeout=duration(last["request_timeout"]) if "request_timeout" in last else None,
         output=output,
-        address=last.get("address", ""),
-        env=last.get("env", ""),
-        namespace=last.get("namespace", ""),
     )
 
 
@@ -157,8 +193,13 @@ def build(plan: Plan, data: dict[str, Any], read_file: scalars.ReadFile) -> dict
         try:
             new = scalars.convert(wanted, text, read_file)
         except scalars.WrongTypeError as error:
-            raise failures.UsageError(f"--{'_'.join(path)} {error}") from None
+            raise failures.UsageError(f"--{_shown(path)} {error}") from None
         if wanted.repeated:
             new = lists[path] = [*lists.get(path, []), *new]
         schema.put(request, path, new)
     return request
+
+
+def _shown(path: Sequence[str]) -> str:
+    name = "_".join(path)
+    return PREFIX + name if name in OPTION_NAMES else name

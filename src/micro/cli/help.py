@@ -17,10 +17,13 @@ _GLOBALS = (
     ("--version", "the version"),
 )
 _OPTIONS = (
-    ("--data JSON|@FILE|-", "the request as JSON; flags go on top of it"),
-    ("--metadata KEY=VALUE", "send a header; may be repeated"),
-    ("--request_timeout TIME", "give up after 500ms, 5s, 2m"),
+    ("-d, --data JSON|@FILE|-", "the request as JSON; flags go on top of it"),
+    ("    --metadata KEY=VALUE", "send a header; repeatable"),
+    ("    --request_timeout TIME", "give up after 500ms, 5s, 2m"),
     ("-o, --output json|raw", "raw prints the answer as it came"),
+    ("-e, --env NAME", "the environment to talk to"),
+    ("    --namespace NAME", "the namespace to work in"),
+    ("-h, --help", "show this and end"),
 )
 
 
@@ -59,7 +62,7 @@ def service(name: str, version: str, known: list[Endpoint]) -> str:
 
 def endpoint(name: str, one: Endpoint) -> str:
     """What `micro SERVICE ENDPOINT --help` prints."""
-    from micro.cli import scalars, schema
+    from micro.cli import flags, scalars, schema
 
     lines = [f"usage: micro {name} {schema.words(name, one.name)} [--flags]"]
     if one.description:
@@ -67,12 +70,29 @@ def endpoint(name: str, one: Endpoint) -> str:
     if one.stream:
         lines += ["", _STREAMS[one.kind.value]]
     rows = [
-        (f"--{'_'.join(path)} {scalars.label(field)}", _first_sentence(field.description))
-        for path, field in schema.leaves(one.request)
+        (f"--{flag} {scalars.label(field)}", _first_sentence(field.description))
+        for flag, field in flags.spellings(one.request)
     ]
     lines += ["", "Flags:", *(_columns(rows) if rows else ["  none"])]
+    taken = [path for path, _ in schema.leaves(one.request) if flags.spelling(one.request, path) != "_".join(path)]
+    lines += _taken(one, taken) if taken else []
     lines += ["", "Options:", *_columns(_OPTIONS)]
     return "\n".join(lines) + "\n"
+
+
+def _taken(one: Endpoint, paths: list[tuple[str, ...]]) -> list[str]:
+    """How to set the fields whose names are those of options or of other fields."""
+    from micro.cli import flags
+
+    lines = [""]
+    for path in paths:
+        flag = flags.spelling(one.request, path)
+        if flag:
+            name = "_".join(path)
+            lines.append(f"--{name} is the option below; the field {name} is --{flag}.")
+        else:
+            lines.append(f"The field {'.'.join(path)} has no flag: set it with --data.")
+    return lines
 
 
 _STREAMS = {

@@ -8,10 +8,31 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+
+from micro.domain import address
+
+if TYPE_CHECKING:
+    from micro.cli.tls import Channel
 
 MAX_HEAD = 64 * 1024
 _CHUNK = 64 * 1024
 _HEX = frozenset("0123456789abcdefABCDEF")
+
+
+class Tls(NamedTuple):
+    """How a secure connection is checked, as paths of PEM files.
+
+    Attributes:
+        ca: the authorities to trust; empty means the machine's.
+        cert, key: what this side shows; empty means nothing.
+        pinned: the one certificate that the server must have, whatever names are in it.
+    """
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    pinned: str = ""
 
 
 class BadAnswerError(Exception):
@@ -24,24 +45,30 @@ class Connection:
     Args:
         host: name or address.
         port: TCP port.
-        secure: speak TLS.
+        tls: speak TLS, checked by this; None means plain text.
         timeout: seconds that any single wait for the peer may take; None means for ever.
 
     Raises:
         OSError: nobody listens there, the name is unknown, or a wait took too long (`TimeoutError`).
     """
 
-    def __init__(self, host: str, port: int, *, secure: bool = False, timeout: float | None = None) -> None:
-        self.host = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def __init__(self, host: str, port: int, *, tls: Tls | None = None, timeout: float | None = None) -> None:
+        self.host = address.join(host, port)
         connected = socket.create_connection((host, port), timeout=min(timeout or 10.0, 10.0))
-        connected.settimeout(timeout)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if secure:
-            import ssl
+        self._socket: socket.socket | Channel
+        self._reader: BinaryIO
+        if tls is not None:
+            import io
 
-            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+            from micro.cli import tls as security
+
+            self._socket = security.wrapped(connected, host, tls, timeout)
+            self._reader = cast("BinaryIO", io.BufferedReader(self._socket, _CHUNK))
+            return
+        connected.settimeout(timeout)
         self._socket = connected
-        self._reader = connected.makefile("rb", buffering=_CHUNK)
+        self._reader = cast("BinaryIO", connected.makefile("rb", buffering=_CHUNK))
 
     def close(self) -> None:
         self._reader.close()

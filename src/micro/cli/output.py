@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -33,12 +34,23 @@ class Console:
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         self.stream = stream
         self.terminal = stream.isatty()
+        self._columns = environ.get("COLUMNS", "")
         self.colour = self.terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
     def line(self, text: str = "") -> None:
         """Write one line; it is out when this returns."""
         self.stream.write(text + "\n")
         self.stream.flush()
+
+    def cut(self, text: str) -> str:
+        """The text as far as it fits on one line of the terminal; whole anywhere else."""
+        if not self.terminal:
+            return text
+        width = int(self._columns) if self._columns.isdecimal() else 0
+        with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
+            width = width or os.get_terminal_size(self.stream.fileno()).columns
+        width = max(width or 80, 20)
+        return text if len(text) <= width else text[: width - 1] + "…"
 
     def styled(self, text: str, style: str) -> str:
         """The text in a colour, where colour is wanted."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from micro.cli import failures
 from micro.cli.transport import Transport
-from micro.domain import names
 from micro.domain.errors import Error, Kind
 
 PIECE = 256 * 1024
@@ -17,16 +17,23 @@ PIECE = 256 * 1024
 QUICK = 10.0
 """Seconds that an answer may take which needs no work."""
 
-WAIT = 600.0
-"""Seconds that building and starting a service may take; the runtime gives up long before."""
+WAIT = 960.0
+"""Seconds that building and starting a service may take: more than the runtime's own 900, so that its word arrives."""
 
 
 class Platform:
-    """Calls to the core services in one namespace."""
+    """Calls to the core services in one namespace.
 
-    def __init__(self, transport: Transport, namespace: str) -> None:
+    Args:
+        transport: the way there as whoever is logged in.
+        namespace: which the calls are about.
+        anonymous: the way there for what needs no account.
+    """
+
+    def __init__(self, transport: Transport, namespace: str, anonymous: Transport) -> None:
         self._transport = transport
         self._namespace = namespace
+        self._anonymous = anonymous
 
     def list_services(self, timeout: float = QUICK) -> list[dict[str, Any]]:
         """The registry's services, without descriptors, sorted by name and version."""
@@ -39,16 +46,8 @@ class Platform:
         Raises:
             NoServiceError: there is none of that name.
         """
-        namespaces = [self._namespace]
-        if self._namespace != names.DEFAULT_NAMESPACE:
-            core = name in names.CORE_SERVICES
-            namespaces = [names.DEFAULT_NAMESPACE] if core else [self._namespace, names.DEFAULT_NAMESPACE]
-        for namespace in namespaces:
-            try:
-                request = {"name": name, "namespace": namespace}
-                found = self._call("registry", "micro.registry.v1.Registry/GetService", request, timeout)
-            except failures.NoServiceError:
-                continue
+        with contextlib.suppress(failures.NoServiceError):
+            found = self._call("registry", "micro.registry.v1.Registry/GetService", self._scoped(name=name), timeout)
             if services := found.get("services"):
                 return list(services)
         raise failures.NoServiceError(
@@ -72,19 +71,9 @@ class Platform:
 
     def upload(self, name: str, archive: bytes) -> str:
         """Hand over an archive and return its id."""
-        import base64
-
-        def pieces() -> Iterator[bytes]:
-            head: dict[str, str] = self._scoped(name=name)
-            for start in range(0, max(len(archive), 1), PIECE):
-                data = base64.b64encode(archive[start : start + PIECE]).decode("ascii")
-                yield json.dumps(head | {"data": data}).encode("utf-8")
-                head = {}
-
+        pieces = _Pieces(self._scoped(name=name), archive)
         with _translated("runtime"):
-            answers = list(
-                self._transport.stream("runtime", "/micro.runtime.v1.Source/Upload", pieces(), patience=WAIT)
-            )
+            answers = list(self._transport.stream("runtime", "/micro.runtime.v1.Source/Upload", pieces, patience=WAIT))
         found = json.loads(answers[-1]) if answers else {}
         return str(found.get("id", ""))
 
@@ -100,12 +89,21 @@ class Platform:
 
     def check(self, service: str, timeout: float = 3.0) -> str:
         """What a core service says of its own health: "SERVING" when it is ready."""
-        return str(self._call(service, "grpc.health.v1.Health/Check", {}, timeout).get("status", "UNKNOWN"))
+        with _translated(service):
+            answer = self._anonymous.unary(service, "/grpc.health.v1.Health/Check", b"{}", patience=timeout)
+            return str(json.loads(answer or b"{}").get("status", "UNKNOWN"))
 
     def proxies(self, timeout: float = 3.0) -> list[dict[str, Any]]:
         """The data planes that the control plane feeds."""
         found = self._call("network", "micro.network.v1.Network/Proxies", {}, timeout)
         return list(found.get("proxies", []))
+
+    def auth(self, endpoint: str, request: Mapping[str, Any], timeout: float = QUICK) -> dict[str, Any]:
+        """Call an endpoint of auth, for example "Accounts/List"."""
+        try:
+            return self._call("auth", f"micro.auth.v1.{endpoint}", request, timeout)
+        except failures.NoServiceError as error:
+            raise Error(error.kind, error.message) from None
 
     def _scoped(self, **fields: str) -> dict[str, str]:
         return {name: value for name, value in fields.items() if value} | {"namespace": self._namespace}
@@ -119,6 +117,23 @@ class Platform:
             answer = self._transport.unary(service, f"/{path}", body, patience=patience)
             found = json.loads(answer or b"{}")
         return found if isinstance(found, dict) else {}
+
+
+class _Pieces:
+    """The messages of an upload, made anew each time that they are gone through."""
+
+    def __init__(self, head: Mapping[str, str], archive: bytes) -> None:
+        self._head = head
+        self._archive = archive
+
+    def __iter__(self) -> Iterator[bytes]:
+        import base64
+
+        head = dict(self._head)
+        for start in range(0, max(len(self._archive), 1), PIECE):
+            data = base64.b64encode(self._archive[start : start + PIECE]).decode("ascii")
+            yield json.dumps(head | {"data": data}).encode("utf-8")
+            head = {}
 
 
 class _translated:  # noqa: N801 - reads as a sentence at the `with`

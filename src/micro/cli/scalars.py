@@ -8,7 +8,7 @@ import json
 import math
 import os.path
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from micro.domain.service import Value
@@ -27,6 +27,7 @@ _INTEGERS = {
 }
 _WORDS = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
 _FLOATS = {"nan": "NaN", "inf": "Infinity", "infinity": "Infinity", "-inf": "-Infinity", "-infinity": "-Infinity"}
+_SHOWN_CHOICES = 8
 _LARGEST_FLOAT = 3.4028235677973366e38
 _WRAPPED = {
     "google.protobuf.BoolValue": "bool",
@@ -65,7 +66,9 @@ def kind(field: Value) -> str:
 def label(field: Value) -> str:
     """The type of a field as help shows it."""
     if field.type == "enum":
-        shown = "|".join(choices(field)) if 0 < len(field.enum_values) <= 8 else "enum"
+        known = choices(field)
+        more = ["…"] if len(known) > _SHOWN_CHOICES else []
+        shown = "|".join([*known[:_SHOWN_CHOICES], *more]) or "enum"
     elif field.type == "map":
         inner = label(field.values[0]) if field.values else "json"
         shown = f"map of {field.key_type} to {inner}"
@@ -79,11 +82,22 @@ def label(field: Value) -> str:
 
 
 def choices(field: Value) -> list[str]:
-    """The names of an enum as people type them: without what all of them begin with, without the unset one."""
-    prefix = os.path.commonprefix(field.enum_values)  # noqa: RUF071 - cut at an underscore next
-    prefix = prefix[: prefix.rfind("_") + 1] if len(field.enum_values) > 1 else ""
-    shown = [name.removeprefix(prefix).lower() if prefix else name for name in field.enum_values]
+    """The names of an enum as people type them, without the unset one; each is accepted as it stands.
+
+    In lower case, without what all of them begin with; in full where what is left would be taken for a number.
+    """
+    prefix = _common(field.enum_values)
+    shown = []
+    for name in field.enum_values:
+        short = name.removeprefix(prefix).lower()
+        typed = short if _folded_enum(field, short) == name and not short.isdecimal() else name.lower()
+        shown.append(typed if _folded_enum(field, typed) == name else name)
     return [name for name in shown if name not in ("unspecified", "")]
+
+
+def _common(enum_names: Sequence[str]) -> str:
+    prefix = os.path.commonprefix(enum_names)  # noqa: RUF071 - cut at an underscore next
+    return prefix[: prefix.rfind("_") + 1] if len(enum_names) > 1 else ""
 
 
 def convert(field: Value, text: str, read_file: ReadFile) -> Any:
@@ -179,16 +193,27 @@ def _bytes(text: str, read_file: ReadFile) -> str:
 
 
 def _enum(field: Value, text: str) -> str | int:
-    if text.lstrip("-").isdecimal() and len(text) < 11:
+    if re.fullmatch(r"-?[0-9]{1,10}", text):
         return int(text)
-    folded = text.upper().replace("-", "_")
-    exact = [name for name in field.enum_values if name.upper() == folded]
-    ends = exact or [name for name in field.enum_values if folded and name.upper().endswith(f"_{folded}")]
-    if len(ends) == 1:
-        return ends[0]
+    found = _folded_enum(field, text)
+    if found:
+        return found
     if not field.enum_values and text:
         return text
     raise WrongTypeError(f"takes one of {', '.join(choices(field))}, not {_short(text)}")
+
+
+def _folded_enum(field: Value, text: str) -> str:
+    """The one name that a text means: spelled out, or without the common beginning, or else its end; empty for none."""
+    if text in field.enum_values:
+        return text
+    folded, prefix = text.upper().replace("-", "_"), _common(field.enum_values).upper()
+    for wanted in (folded, prefix + folded):
+        same = [name for name in field.enum_values if name.upper() == wanted]
+        if same:
+            return same[0] if len(same) == 1 else ""
+    ends = [name for name in field.enum_values if folded and name.upper().endswith(f"_{folded}")]
+    return ends[0] if len(ends) == 1 else ""
 
 
 def _map(field: Value, text: str, read_file: ReadFile) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from micro.cli import failures
 from micro.domain import names
 from micro.domain.service import Endpoint, StreamKind, Value
 
+_SUGGESTIONS = 5
+
 
 def value(record: Mapping[str, Any]) -> Value:
     """A `micro.registry.v1.Value` out of its JSON."""
@@ -57,16 +59,23 @@ def words(service: str, name: str) -> str:
     return names.snake(method) if own or not owner else f"{names.snake(owner)} {names.snake(method)}"
 
 
-def find(service: str, known: Sequence[Endpoint], typed: Sequence[str]) -> Endpoint:
+def find(service: str, known: Sequence[Endpoint], typed: Sequence[str], command: str = "") -> Endpoint:
     """The endpoint that words mean.
 
     No word means `<Service>.Call`, one `<Service>.<Word>` (or the only endpoint of that name), two `<Word1>.<Word2>`.
-    Case, hyphens and underscores do not matter; "Books.List" may be typed as it is.
+    Case, hyphens and underscores do not matter; "Books.List" and "books/list" may be typed as they are.
+
+    Args:
+        service: its name.
+        known: its endpoints.
+        typed: the words.
+        command: what stands before an endpoint's name, for what errors suggest; empty: words after `micro SERVICE`.
 
     Raises:
         UsageError: more than two words, or a name that several endpoints have.
         NoEndpointError: none matches; names the closest.
     """
+    typed = [part for word in typed for part in word.split("/") if part]
     if len(typed) > 2:
         raise failures.UsageError(f"too many words: {' '.join(typed)!r}; see: micro {service} --help")
     own = names.camel(service)
@@ -81,12 +90,46 @@ def find(service: str, known: Sequence[Endpoint], typed: Sequence[str]) -> Endpo
     if len(same) == 1:
         return same[0]
     if same:
-        choices = ", ".join(words(service, one.name) for one in same)
-        raise failures.UsageError(f"service {service!r} has several endpoints of that name: type one of: {choices}")
-    shown = ".".join(typed) or f"{own}.Call"
-    near = failures.closest(" ".join(typed), [words(service, one.name) for one in known])
-    hint = f"did you mean: micro {service} {near}" if near else f"list them with: micro {service} --help"
+        hint = _choose(service, same, command)
+        raise failures.UsageError(f"service {service!r} has several endpoints of that name: {hint}")
+    shown = " ".join(typed) or f"{own}.Call"
+    hint = _choose(service, _near(known, typed), command)
+    if len(typed) == 2 and not command:
+        alone = [one for one in known if names.folded(one.name) == names.folded(f"{own}.{typed[0]}")]
+        hint = f"{typed[1]!r} needs a flag, see: micro {service} {typed[0]} --help" if alone else hint
     raise failures.NoEndpointError(f"endpoint {shown!r} not found for service {service!r}: {hint}")
+
+
+def _choose(service: str, among: Sequence[Endpoint], command: str) -> str:
+    """What to type for one of these endpoints."""
+    typed = [one.name if command else words(service, one.name) for one in among]
+    if not typed:
+        return f"list them with: micro {service} --help"
+    if len(typed) > 1:
+        return f"type one of: {', '.join(typed)}"
+    return f"did you mean: {command or f'micro {service}'} {typed[0]}"
+
+
+def _near(known: Sequence[Endpoint], typed: Sequence[str]) -> list[Endpoint]:
+    """The endpoints that were probably meant: those of the closest method, or all of the handler that is named."""
+    if not typed:
+        return []
+    by_owner: dict[str, dict[str, Endpoint]] = {}
+    for one in known:
+        owner, _, method = one.name.rpartition(".")
+        by_owner.setdefault(names.snake(owner), {})[names.snake(method)] = one
+    *handler, text = ".".join(typed).split(".")
+    if handler:
+        owner = failures.closest(".".join(handler), list(by_owner))
+        near = failures.closest(text, list(by_owner.get(owner, ())))
+        if near:
+            return [by_owner[owner][near]]
+    elif names.folded(text) in map(names.folded, by_owner):
+        return list(by_owner[failures.closest(text, list(by_owner))].values())[:_SUGGESTIONS]
+    near = failures.closest(text, [method for methods in by_owner.values() for method in methods])
+    if near or handler:
+        return [methods[near] for methods in by_owner.values() if near in methods][:_SUGGESTIONS]
+    return list(by_owner.get(failures.closest(text, list(by_owner)), {}).values())[:_SUGGESTIONS]
 
 
 def leaves(request: Value) -> Iterator[tuple[tuple[str, ...], Value]]:

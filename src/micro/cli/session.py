@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from micro.cli import failures
 from micro.cli.output import Console, Progress
 
 if TYPE_CHECKING:
     from micro.cli.environment import Environment, Environments
+    from micro.cli.identity import Identity
     from micro.cli.platform import Platform
     from micro.cli.transport import Transport
 
@@ -25,8 +27,13 @@ class Session:
         stderr: where errors and progress go.
         environ: the process's environment variables.
         environment: name given with --env; empty leaves it to MICRO_ENV and the current one.
-        namespace: given with --namespace; empty leaves it to MICRO_NAMESPACE, else the default.
+        namespace: given with --namespace; empty leaves it to MICRO_NAMESPACE, else to what was chosen or logged in to.
+
+    Attributes:
+        hurried: whether somebody waits for each letter: tokens are then used as long as they hold and not renewed.
     """
+
+    hurried = False
 
     def __init__(
         self,
@@ -53,7 +60,7 @@ class Session:
 
     def elsewhere(self, environment: str = "", namespace: str = "") -> Session:
         """The same run against another environment or namespace; nothing given keeps its own."""
-        return Session(
+        other = Session(
             self.stdin,
             self.stdout,
             self.stderr,
@@ -61,6 +68,8 @@ class Session:
             environment or self._environment,
             namespace or self._namespace,
         )
+        other.hurried = self.hurried
+        return other
 
     @property
     def micro(self) -> str:
@@ -108,26 +117,61 @@ class Session:
         """The environment that this run talks to; read anew each time, as `micro health --wait` may see it appear."""
         return self.environments.get(self.environment_name)
 
+    @property
+    def identity(self) -> Identity:
+        """Who this run is in its environment."""
+        from micro.cli.identity import Identity
+        from micro.ports.sessions import Sessions
+
+        micro = f"micro --env {self._environment}" if self._environment else "micro"
+        way = self._entrusted
+        return Identity(self.environment_name, Sessions(self.home), way, micro, renew=not self.hurried)
+
+    @property
+    def chosen_namespace(self) -> str:
+        """The namespace that the run was given, by flag or variable; empty for none."""
+        return self._namespace or self.environ.get("MICRO_NAMESPACE", "")
+
     @cached_property
     def namespace(self) -> str:
-        """The namespace that this run works in."""
+        """The namespace that this run works in: the given one, else the current one of its environment."""
         from micro.domain import names
 
-        return names.namespace(self._namespace or self.environ.get("MICRO_NAMESPACE", ""))
+        return names.namespace(self.chosen_namespace or self.identity.namespace)
 
     def transport(self, namespace: str = "") -> Transport:
-        """The way to the server, in a namespace (default: the run's)."""
+        """The way to the server as whoever is logged in, in a namespace (default: the run's)."""
+        return self._transport(namespace or self.namespace, self.identity_to_show)
+
+    @property
+    def identity_to_show(self) -> Identity | None:
+        """Who this run is, for the environment's server; None where it is not known whether that is what listens."""
+        return self.identity if self.environment.trusted else None
+
+    def _entrusted(self, namespace: str) -> Transport:
+        """The way for secrets and tokens. Raises UnreachableError where it is not known who would get them."""
+        if not self.environment.trusted:
+            raise failures.UnreachableError("no server of this home is running: start one with: micro server")
+        return self.anonymous(namespace)
+
+    def anonymous(self, namespace: str = "") -> Transport:
+        """The way to the server without an account."""
+        return self._transport(namespace or self.namespace, None)
+
+    def _transport(self, namespace: str, identity: Identity | None) -> Transport:
         from micro.cli.transport import Transport
 
         environment = self.environment
         hint = ": start one with: micro server"
         if environment.name != "local":
             hint = f" (environment {environment.name}){hint} there, or choose another: micro env"
-        return Transport(environment.address, namespace or self.namespace, hint)
+        return Transport(
+            environment.address, namespace, hint, tls=environment.tls, setup=environment.setup, identity=identity
+        )
 
     @property
     def platform(self) -> Platform:
         """The server's core services."""
         from micro.cli.platform import Platform
 
-        return Platform(self.transport(), self.namespace)
+        return Platform(self.transport(), self.namespace, self.anonymous())

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from micro.cli import failures
-from micro.cli.http1 import BadAnswerError, Connection
+from micro.cli.http1 import BadAnswerError, Connection, Tls
+from micro.domain import address as addresses
+from micro.domain.audience import Audience
 from micro.domain.errors import Kind
+
+if TYPE_CHECKING:
+    from micro.cli.identity import Identity
 
 _END_OF_STREAM = 0x02
 _MAX_MESSAGE = 64 * 1024 * 1024
@@ -34,8 +39,18 @@ class Address(NamedTuple):
     secure: bool = False
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https://' if self.secure else ''}{host}:{self.port}"
+        scheme = "https://" if self.secure else "" if self.loopback else "http://"
+        return f"{scheme}{self.plain}"
+
+    @property
+    def plain(self) -> str:
+        """HOST:PORT."""
+        return addresses.join(self.host, self.port)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it is this machine, as far as its name tells."""
+        return self.host in ("localhost", "::1", "0.0.0.0", "::") or self.host.startswith("127.")  # noqa: S104
 
 
 class Transport:
@@ -45,12 +60,30 @@ class Transport:
         address: of the server's proxy, or of one service.
         namespace: sent with every call.
         hint: what to type when nobody listens there.
+        tls: how a secure connection is checked.
+        setup: what is typed to set up the way there, for failures of TLS: "micro env add prod".
+        identity: whose calls these are; None means nobody's.
+        direct: whether a service listens there that may be anybody's, whatever it is called.
     """
 
-    def __init__(self, address: Address, namespace: str, hint: str = "") -> None:
+    def __init__(
+        self,
+        address: Address,
+        namespace: str,
+        hint: str = "",
+        *,
+        tls: Tls | None = None,
+        setup: str = "",
+        identity: Identity | None = None,
+        direct: bool = False,
+    ) -> None:
         self.address = address
         self._namespace = namespace
         self._hint = hint
+        self._tls = (tls or Tls()) if address.secure else None
+        self._setup = setup
+        self._identity = identity
+        self._direct = direct
 
     def unary(
         self,
@@ -78,6 +111,15 @@ class Transport:
         """
         wait = patience if patience is not None else (timeout + 2 if timeout else None)
         headers = self._headers(service, "application/json", timeout, metadata) | {"content-length": str(len(body))}
+        token = self._authorise(headers)
+        try:
+            return self._unary(path, headers, body, wait)
+        except failures.AnsweredError as error:
+            if not self._authorise_anew(headers, token, error):
+                raise
+            return self._unary(path, headers, body, wait)
+
+    def _unary(self, path: str, headers: Mapping[str, str], body: bytes, wait: float | None) -> bytes:
         with self._connected(wait) as connection:
             with contextlib.suppress(ConnectionError):  # a server that refuses early has answered by then
                 connection.send_head(path, headers, body)
@@ -97,11 +139,35 @@ class Transport:
         patience: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Iterator[bytes]:
-        """Send messages and yield the answers as they come; both go on at once. Arguments and errors as in `unary`."""
+        """Send messages and yield the answers as they come; both go on at once. Arguments and errors as in `unary`.
+
+        Messages that can be gone through again, as those of a list, are sent again when the account's token has been
+        refused and renewed.
+        """
         headers = self._headers(service, "application/connect+json", timeout, metadata, "connect-timeout-ms")
         wait = patience if patience is not None else (timeout + 2 if timeout else None)
+        token = self._authorise(headers)
+        answers = self._stream(path, headers, messages, wait)
+        try:
+            try:
+                first = next(answers, None)
+            except failures.AnsweredError as error:
+                if iter(messages) is messages or not self._authorise_anew(headers, token, error):
+                    raise
+                answers = self._stream(path, headers, messages, wait)
+                first = next(answers, None)
+            if first is not None:
+                yield first
+                yield from answers
+        finally:
+            answers.close()
+
+    def _stream(
+        self, path: str, headers: Mapping[str, str], messages: Iterable[bytes], wait: float | None
+    ) -> Generator[bytes, None, None]:
         with self._connected(wait) as connection:
-            connection.send_head(path, headers | {"transfer-encoding": "chunked"})
+            with contextlib.suppress(ConnectionError):  # as in `_unary`
+                connection.send_head(path, {**headers, "transfer-encoding": "chunked"})
             sender = _Sender(connection, messages)
             sender.start()
             try:
@@ -111,6 +177,27 @@ class Transport:
                 raise
             finally:
                 connection.stop_sending()
+
+    def _authorise(self, headers: dict[str, str]) -> str:
+        """Put the account's token into the headers, unless they name one; returns it, empty for none."""
+        if self._identity is None or "authorization" in headers:
+            return ""
+        token = self._identity.token(self._audience(headers))
+        if token:
+            headers["authorization"] = f"Bearer {token}"
+        return token
+
+    def _authorise_anew(self, headers: dict[str, str], refused: str, error: failures.AnsweredError) -> bool:
+        """Put a new token in place of a refused one; False when the token was not the reason of the error."""
+        if not (self._identity and refused and error.kind is Kind.UNAUTHENTICATED):
+            return False
+        token = self._identity.renewed(refused, self._audience(headers))
+        headers["authorization"] = f"Bearer {token}"
+        return bool(token)
+
+    def _audience(self, headers: Mapping[str, str]) -> Audience:
+        """Whom the token is to be for: the call is routed by this header."""
+        return Audience.SERVICES if self._direct else Audience.of(headers["micro-service"])
 
     def _headers(
         self,
@@ -140,8 +227,10 @@ class Transport:
     @contextlib.contextmanager
     def _connected(self, wait: float | None) -> Iterator[Connection]:
         try:
-            connection = Connection(self.address.host, self.address.port, secure=self.address.secure, timeout=wait)
+            connection = Connection(self.address.host, self.address.port, tls=self._tls, timeout=wait)
         except OSError as error:
+            if said := self._of_tls(error):
+                raise failures.UnreachableError(said) from None
             reason = error.strerror or str(error)
             why = "" if isinstance(error, ConnectionRefusedError) else f" ({reason})"
             raise failures.UnreachableError(f"no server at {self.address}{why}{self._hint}") from None
@@ -153,9 +242,25 @@ class Transport:
             ) from None
         except (OSError, BadAnswerError) as error:
             cause = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise failures.UnreachableError(f"{self.address} broke off: {cause}") from None
+            said = self._of_tls(error) or f"{self.address} broke off: {cause}"
+            raise failures.UnreachableError(said) from None
         finally:
             connection.close()
+
+    def _of_tls(self, error: Exception) -> str:
+        """What to say of a failure of TLS; empty for others."""
+        if self._tls is None:
+            hint = f"; where it speaks TLS: {self._setup} https://{self.address.plain}" if self._setup else ""
+            closed = isinstance(error, BadAnswerError | ConnectionResetError) and hint
+            return f"{self.address} broke off: {getattr(error, 'strerror', None) or error}{hint}" if closed else ""
+        import ssl
+
+        from micro.cli import tls
+
+        if not isinstance(error, ssl.SSLError):
+            return ""
+        said = tls.explained(error, self.address.host, self.address.plain, self._setup)
+        return f"no secure connection to {self.address.plain}: {said}"
 
 
 class _Sender(threading.Thread):

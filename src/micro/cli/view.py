@@ -33,7 +33,8 @@ def record(service: Mapping[str, Any], api_address: str) -> dict[str, Any]:
 
 def url(name: str, api_address: str) -> str:
     """Where a service answers over HTTP; empty where the gateway's address is not known."""
-    return f"http://{api_address}/{name}" if api_address and name else ""
+    base = api_address if "://" in api_address else f"http://{api_address}"
+    return f"{base}/{name}" if api_address and name else ""
 
 
 def row(service: Mapping[str, Any], api_address: str, now: float) -> tuple[str, ...]:
@@ -65,3 +66,13 @@ def ago(timestamp: str, now: float) -> str:
             count = seconds // length
             return f"{count} {unit}{'s' if count > 1 else ''} ago"
     return "just now"
+
+
+def clock(timestamp: str) -> str:
+    """The local time of day of an RFC 3339 time, HH:MM:SS; as it came when it is not one."""
+    import datetime as dt
+
+    try:
+        return dt.datetime.fromisoformat(timestamp).astimezone().strftime("%H:%M:%S")
+    except (ValueError, OverflowError):
+        return timestamp

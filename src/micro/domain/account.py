@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +18,9 @@ LONGEST_SECRET = 1024
 
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]){0,127}")
 _SCOPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/-]){0,63}")
+_LONGEST_NAME = 128
 _MOST_SCOPES = 32
-_MOST_PAIRS = 32
-_LONGEST_PAIR = 512
+_MOST_METADATA = 2048
 
 
 class Type(enum.StrEnum):
@@ -83,6 +84,15 @@ def account_id(text: str) -> str:
     return text
 
 
+def called(text: str) -> str:
+    """Return what an account is called when it is one line to print. Raises INVALID_ARGUMENT."""
+    if not 0 < len(text) <= _LONGEST_NAME or not text.isprintable() or text != text.strip():
+        raise errors.invalid_argument(
+            f"{text[:200]!r} is not a name of an account: use up to {_LONGEST_NAME} characters in one line"
+        )
+    return text
+
+
 def scopes(given: Iterable[str]) -> frozenset[str]:
     """Return the scopes when all are. Raises INVALID_ARGUMENT that names the first that is none."""
     found = frozenset(given)
@@ -104,9 +114,10 @@ def secret(text: str) -> str:
 
 
 def metadata(pairs: Mapping[str, str]) -> dict[str, str]:
-    """Return the pairs when they are few and short: they travel in every token. Raises INVALID_ARGUMENT."""
-    if len(pairs) > _MOST_PAIRS or any(len(key) + len(value) > _LONGEST_PAIR for key, value in pairs.items()):
+    """Return the pairs when they are short, as JSON: they travel in every token. Raises INVALID_ARGUMENT."""
+    size = len(json.dumps(dict(pairs)))
+    if size > _MOST_METADATA:
         raise errors.invalid_argument(
-            f"metadata is too large: {_MOST_PAIRS} pairs of {_LONGEST_PAIR} characters are the most"
+            f"metadata of {size} characters as JSON is too large: {_MOST_METADATA} are the most"
         )
     return dict(pairs)

@@ -15,13 +15,13 @@ class Quota:
         services: each version counted.
         instances: of all services.
         requests: a second, at the HTTP gateway.
-        upload: bytes of one archive.
+        upload: bytes of one archive; the runtime takes 64 MiB at most, whatever the quota.
     """
 
     services: int = 200
     instances: int = 500
     requests: int = 0
-    upload: int = 256 * 2**20
+    upload: int = 64 * 2**20
 
     def checked(self) -> Quota:
         """Raises INVALID_ARGUMENT that names what is below 0 or too large to be meant."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from micro.domain import errors
 from micro.domain.account import Account
+
+V = TypeVar("V")
 
 ANYONE = ""
 ANY_ACCOUNT = "*"
@@ -95,7 +99,7 @@ def built_in(namespace: str, *, public: bool) -> Rule:
 
 def ordered(rules: Iterable[Rule]) -> list[Rule]:
     """In the order in which they are looked at: by priority, the highest first, then those that deny, then by id."""
-    return sorted(rules, key=lambda rule: (-rule.priority, rule.access is Access.GRANTED, rule.id))
+    return sorted(rules, key=_place)
 
 
 def decide(rules: Sequence[Rule], account: Account | None, resource: Resource) -> Decision:
@@ -104,6 +108,78 @@ def decide(rules: Sequence[Rule], account: Account | None, resource: Resource) -
         if rule.applies(account) and rule.resource.covers(resource):
             return Decision(rule.access is Access.GRANTED, rule)
     return Decision(allowed=False)
+
+
+class Rules:
+    """The rules of a namespace, laid out so that a decision looks at few of them: says what `decide` says of them all.
+
+    Never changes: `with_rule` and `without` give others. Ids are unique; of two rules with one id the later counts.
+    """
+
+    __slots__ = ("_by_id", "_names")
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        self._by_id = {rule.id: rule for rule in rules}
+        names: dict[str, dict[str, dict[str, list[Rule]]]] = {}
+        for rule in ordered(self._by_id.values()):
+            endpoints = names.setdefault(rule.resource.name.lower(), {})
+            endpoints.setdefault(rule.resource.endpoint.lower(), {}).setdefault(rule.scope, []).append(rule)
+        self._names: _Patterns[_Patterns[dict[str, list[Rule]]]] = _Patterns(
+            {name: _Patterns(endpoints) for name, endpoints in names.items()}
+        )
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Rule]:
+        """In the order in which they are looked at."""
+        return iter(ordered(self._by_id.values()))
+
+    def get(self, id: str) -> Rule | None:  # noqa: A002 - what it is
+        """The rule of that id."""
+        return self._by_id.get(id)
+
+    def decide(self, account: Account | None, resource: Resource) -> Decision:
+        """The first rule that is about the resource and the caller decides; none denies."""
+        scopes = (ANYONE,) if account is None else (ANYONE, ANY_ACCOUNT, ANY_NAMESPACE, *account.scopes)
+        endpoint = resource.endpoint.lower()
+        first: Rule | None = None
+        for endpoints in self._names.covering(resource.name.lower()):
+            for by_scope in endpoints.covering(endpoint):
+                for scope in scopes:
+                    for rule in by_scope.get(scope, ()):
+                        if first is not None and _place(first) <= _place(rule):
+                            break
+                        if rule.applies(account) and _covers(rule.resource.type, resource.type):
+                            first = rule
+                            break
+        return Decision(first is not None and first.access is Access.GRANTED, first)
+
+    def with_rule(self, rule: Rule) -> Rules:
+        """These and that one, in the place of the one with its id."""
+        return self.without(rule.id)._changed(rule, add=True)
+
+    def without(self, id: str) -> Rules:  # noqa: A002
+        """These without the one of that id, if there is one."""
+        rule = self._by_id.get(id)
+        return self if rule is None else self._changed(rule, add=False)
+
+    def _changed(self, rule: Rule, *, add: bool) -> Rules:
+        """Share with these all that the rule does not touch."""
+        name, endpoint = rule.resource.name.lower(), rule.resource.endpoint.lower()
+        endpoints = self._names.get(name) or _Patterns({})
+        by_scope = dict(endpoints.get(endpoint) or {})
+        kept = [each for each in by_scope.pop(rule.scope, ()) if each.id != rule.id]
+        made = Rules()
+        made._by_id = {**self._by_id, rule.id: rule}
+        if add:
+            kept = ordered([*kept, rule])
+        else:
+            del made._by_id[rule.id]
+        if kept:
+            by_scope[rule.scope] = kept
+        made._names = self._names.replaced(name, endpoints.replaced(endpoint, by_scope))
+        return made
 
 
 def allowed(rules: Iterable[Rule], account: Account | None, resource: Resource) -> bool:
@@ -137,6 +213,47 @@ def checked(rule: Rule) -> Rule:
     return rule
 
 
+def _place(rule: Rule) -> tuple[int, bool, str]:
+    return (-rule.priority, rule.access is Access.GRANTED, rule.id)
+
+
 def _covers(pattern: str, part: str) -> bool:
     pattern, part = pattern.lower(), part.lower()
-    return part.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == part
+    return part.startswith(pattern[:-1]) if _open(pattern) else pattern == part
+
+
+class _Patterns(Generic[V]):
+    """Values by the pattern of a resource's part, in lower case. Never changes."""
+
+    __slots__ = ("_lengths", "_values")
+
+    def __init__(self, values: dict[str, V], lengths: dict[int, int] | None = None) -> None:
+        """`lengths` tells how many patterns of each length cover more than one part, where that is known."""
+        self._values = values
+        self._lengths = Counter(map(len, filter(_open, values))) if lengths is None else lengths
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, pattern: str) -> V | None:
+        return self._values.get(pattern)
+
+    def covering(self, part: str) -> list[V]:
+        """Those whose pattern covers the part, found without a look at the others."""
+        patterns = [part, *(f"{part[: length - 1]}*" for length in self._lengths if length <= len(part) + 1)]
+        return [self._values[pattern] for pattern in patterns if pattern in self._values]
+
+    def replaced(self, pattern: str, value: V) -> _Patterns[V]:
+        """These with another value for a pattern; without the pattern when the value is empty."""
+        values, lengths = {**self._values, pattern: value}, self._lengths
+        if not value:
+            del values[pattern]
+        if _open(pattern):
+            size = len(pattern)
+            count = lengths.get(size, 0) + (pattern in values) - (pattern in self._values)
+            lengths = {each: many for each, many in {**lengths, size: count}.items() if many}
+        return _Patterns(values, lengths)
+
+
+def _open(pattern: str) -> bool:
+    return pattern.endswith("*")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from micro.domain import errors
 from micro.domain.account import Account, Type
+from micro.domain.audience import Audience
 
 ACCESS_SECONDS = 15 * 60.0
 """Life of an access token."""
@@ -18,6 +20,10 @@ REFRESH_SECONDS = 30 * 24 * 3600.0
 
 SKEW_SECONDS = 30.0
 """How far two machines' clocks may be apart."""
+
+TAG = 16
+"""Characters that the ids of all sessions of one account begin with. They say nothing about whose they are, so that an
+account's tokens can be revoked everywhere without naming it to other namespaces."""
 
 LONGEST = 8192
 """Characters of an access token; no request's headers may be much longer."""
@@ -34,6 +40,7 @@ class Claims:
     Attributes:
         account: whose it is.
         issuer: the deployment that made it, which is also the one it is for.
+        audience: which of the deployment's services it is for.
         token: unique id (`jti`).
         session: the login that it goes back to; empty for none that could be listed.
         issued: seconds since 1970, to the microsecond.
@@ -42,6 +49,7 @@ class Claims:
 
     account: Account
     issuer: str
+    audience: Audience
     token: str
     session: str
     issued: float
@@ -52,7 +60,7 @@ class Claims:
         account = self.account
         return {
             "iss": self.issuer,
-            "aud": self.issuer,
+            "aud": self.audience.claim(self.issuer),
             "sub": account.id,
             "ns": account.namespace,
             "name": account.name,
@@ -66,8 +74,9 @@ class Claims:
         }
 
     @classmethod
-    def load(cls, claims: Mapping[str, Any], issuer: str, now: float) -> Claims:
-        """What a token with a good signature says. Raises UNAUTHENTICATED when it does not hold at `now`, or here."""
+    def load(cls, claims: Mapping[str, Any], issuer: str, now: float, audience: Audience | None) -> Claims:
+        """What a token with a good signature says. Raises UNAUTHENTICATED when it does not hold at `now`, or is not
+        for `audience` (None: for whichever) of this deployment."""
         try:
             found = cls(
                 account=Account(
@@ -75,38 +84,56 @@ class Claims:
                     namespace=_text(claims, "ns"),
                     name=_text(claims, "name"),
                     type=Type(_text(claims, "type")),
-                    scopes=frozenset(map(str, claims["scopes"])),
-                    metadata={str(key): str(value) for key, value in dict(claims["meta"]).items()},
+                    scopes=_scopes(claims),
+                    metadata=_metadata(claims),
                 ),
                 issuer=_text(claims, "iss"),
+                audience=_audience(claims, issuer),
                 token=_text(claims, "jti"),
                 session=_text(claims, "sid"),
                 issued=_number(claims, "iat"),
                 expires=_number(claims, "exp"),
             )
-            audience = _text(claims, "aud")
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise errors.unauthenticated("the token does not say what it must") from None
-        if found.issuer != issuer or audience != issuer:
-            raise errors.unauthenticated("the token is of another deployment: log in to this one")
+        if found.issuer != issuer:
+            raise _elsewhere()
         if now >= found.expires + SKEW_SECONDS:
             raise errors.unauthenticated("the token has expired: refresh it, or log in again")
         if found.issued > now + SKEW_SECONDS:
             raise errors.unauthenticated("the token is from the future: set the clocks")
+        if audience not in (None, found.audience):
+            raise errors.unauthenticated(_MISPLACED[found.audience])
         return found
+
+
+_MISPLACED = {
+    Audience.PLATFORM: "this token is for the platform's own services, and must not be shown to others: "
+    "use the one of `micro user token`",
+    Audience.SERVICES: "this token is for users' services: use the one of `micro user token --platform`, "
+    "and show it to the platform's own services only",
+}
+"""What is said of a token that is shown to others than those it is for, by those."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """Which tokens are refused although they have not ended: for an account or a session, the time before which."""
+    """Which tokens are refused although they have not ended: for an account or a session, the time before which.
+
+    Attributes:
+        sessions: by a session's id, or by the TAG characters that all of an account's begin with.
+    """
 
     accounts: Mapping[tuple[str, str], float] = field(default_factory=dict)
     sessions: Mapping[str, float] = field(default_factory=dict)
 
     def cover(self, claims: Claims) -> bool:
         """Whether the token is refused."""
-        return claims.issued < self.accounts.get(claims.account.key, 0.0) or claims.issued < self.sessions.get(
-            claims.session, 0.0
+        session = claims.session
+        return (
+            claims.issued < self.accounts.get(claims.account.key, 0.0)
+            or claims.issued < self.sessions.get(session, 0.0)
+            or claims.issued < self.sessions.get(session[:TAG], 0.0)
         )
 
 
@@ -115,6 +142,18 @@ def beginning(namespace: str) -> str:
     text = f'{HEADER_BEGIN}{namespace}","kid":"'
     whole = len(HEADER_BEGIN) + len(namespace) + 1
     return base64.urlsafe_b64encode(text[: whole + -whole % 3].encode()).decode()
+
+
+def _elsewhere() -> errors.Error:
+    return errors.unauthenticated("the token is of another deployment: log in to this one")
+
+
+def _audience(claims: Mapping[str, Any], issuer: str) -> Audience:
+    said = _text(claims, "aud")
+    for audience in Audience:
+        if said == audience.claim(issuer):
+            return audience
+    raise _elsewhere()
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:
@@ -128,4 +167,20 @@ def _number(claims: Mapping[str, Any], name: str) -> float:
     found = claims[name]
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise TypeError(name)
-    return float(found)
+    if not math.isfinite(number := float(found)):
+        raise ValueError(name)
+    return number
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    found = claims["scopes"]
+    if not isinstance(found, list) or not all(isinstance(scope, str) for scope in found):
+        raise TypeError("scopes")
+    return frozenset(found)
+
+
+def _metadata(claims: Mapping[str, Any]) -> dict[str, str]:
+    found = claims["meta"]
+    if not isinstance(found, dict) or not all(isinstance(part, str) for pair in found.items() for part in pair):
+        raise TypeError("meta")
+    return dict(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +25,9 @@ _FILTER = re.compile(
     r"^(\[[^\]]*\]\s*)*(critical )?(error `)?(Failed to initialize ASGI app$|Failed to create filter config\b)"
 )
 _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Warning)(?:: .*)?$")
+_FOREIGN = re.compile(r'^\s+File "(<frozen |[^"]*/(site-packages|lib/python3\.\d+|src/micro/(framework|rpc))/)')
+_SAID = "micro: "
+"""Begins a line that says all there is to say."""
 _TRACEBACK = re.compile(r"^(Traceback \(most recent call last\):|\s+File \"[^\"]+\", line \d+)")
 
 
@@ -73,6 +77,7 @@ class Workload:
         revision: counts all changes, those of settings too; processes of another revision are not wanted.
         error: why there is no code that runs; empty when there is.
         updated: when it last changed, RFC 3339.
+        owner: who created it, NAMESPACE/ID of the account; empty when that was before there were accounts.
     """
 
     namespace: str
@@ -86,6 +91,7 @@ class Workload:
     revision: int = 0
     error: str = ""
     updated: str = ""
+    owner: str = ""
 
     @property
     def key(self) -> Key:
@@ -167,6 +173,8 @@ def exit_reason(exit_status: int, tail: Sequence[str], folder: str = "") -> str:
         except ValueError:
             return f"exit status {exit_status}"
     last = next((line.strip() for line in reversed(story(tail) or tail) if line.strip()), "")
+    if last.startswith(_SAID):
+        return last.removeprefix(_SAID)
     return f"exit status {exit_status}: {last}" if last else f"exit status {exit_status}, without any output"
 
 
@@ -187,7 +195,7 @@ def exception(tail: Sequence[str], folder: str = "") -> str:
 
 def story(tail: Sequence[str]) -> tuple[str, ...]:
     """The lines that a user needs of a process's last output: up to the exception it died of, without what the server
-    around the service's code said of it."""
+    around the service's code said of it, and without the frames of others' code that lead to it."""
     end = _last_exception(tail)
     lines = tail if end is None else tail[: end + 1]
     kept: list[str] = []
@@ -198,7 +206,24 @@ def story(tail: Sequence[str]) -> tuple[str, ...]:
         envoy = continued or _FILTER.match(line) is not None
         if not envoy and not _ENVOY.match(line):
             kept.append(line)
-    return tuple(kept)
+    return tuple(_own_frames(kept))
+
+
+def _own_frames(lines: Sequence[str]) -> list[str]:
+    """The lines without the frames of libraries and of the framework, in tracebacks that have others."""
+    kept: list[str] = []
+    for indented, group in itertools.groupby(lines, lambda line: line[:1].isspace()):
+        block = list(group)
+        if indented and any(_FRAME.match(line) and not _FOREIGN.match(line) for line in block):
+            foreign = False
+            for line in block:
+                if _FRAME.match(line):
+                    foreign = _FOREIGN.match(line) is not None
+                if not foreign:
+                    kept.append(line)
+        else:
+            kept += block
+    return kept
 
 
 def _last_exception(tail: Sequence[str]) -> int | None:
@@ -220,6 +245,9 @@ def _block(tail: Sequence[str], end: int) -> Sequence[str]:
 
 
 def told(subject: str, reason: str, tail: Sequence[str]) -> str:
-    """A failure as users read it: the reason in the first line, then the last lines of output."""
-    lines = [line for line in story(tail) if line.strip()][-TOLD_LINES:]
+    """A failure as users read it: the reason in the first line, then the last lines of output that do not repeat it."""
+    lines = [line for line in story(tail) if line.strip()]
+    if lines and lines[-1].strip().removeprefix(_SAID) in reason:
+        lines.pop()
+    lines = lines[-TOLD_LINES:]
     return "\n".join([f"{subject}: {reason}", *lines])

@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 from micro.domain import backoff
+from micro.domain.address import split
 from micro.domain.errors import Error
 from micro.domain.service import Registration
+from micro.ports import background
 from micro.rpc.registrar import Registrar
 
 _log = logging.getLogger(__name__)
@@ -57,16 +59,8 @@ class Presence:
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Begin; the stack ends it, and takes the announcement back."""
-        # owned: by the stack
-        task = asyncio.create_task(self._keep(), name=f"registration of {self._registration.name}")
-
-        async def stop() -> None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            await self._withdraw()
-
-        stack.push_async_callback(stop)
+        stack.push_async_callback(self._withdraw)
+        background.spawn(stack, self._keep(), f"registration of {self._registration.name}")
 
     async def _keep(self) -> None:
         await self._listening()
@@ -98,10 +92,10 @@ class Presence:
 
 async def accepting(address: str) -> None:
     """Return once something listens at HOST:PORT."""
-    host, _, port = address.rpartition(":")
+    host, port = split(address)
     for delay in backoff.exponential(first=0.01, cap=0.2):
         try:
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            _, writer = await asyncio.open_connection(host, port)
         except OSError:
             await asyncio.sleep(delay)
         else:

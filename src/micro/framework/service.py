@@ -18,15 +18,21 @@ from micro.domain import names
 from micro.domain.service import Node, Registration
 from micro.framework import client as calls
 from micro.framework import logging as logs
+from micro.framework.guard import RuleGuard
+from micro.framework.policy import Policy, PolicyFollower
 from micro.framework.registration import Presence, accepting
 from micro.rpc import asgi_server, schema
 from micro.rpc.app import DEFAULT_TIMEOUT, MAX_MESSAGE, Application
 from micro.rpc.client import Client
+from micro.rpc.gen.micro.auth.v1.auth_connect import PolicyClient
+from micro.rpc.gen.micro.auth.v1.auth_pb import PolicyWatchRequest
+from micro.rpc.guard import Guard
 from micro.rpc.interceptor import Interceptor
 from micro.rpc.method import method
 from micro.rpc.receive import Receive
 from micro.rpc.registrar import Registrar, RemoteRegistrar
-from micro.rpc.unary import Send
+from micro.rpc.send import Send
+from micro.rpc.tokens import JwtVerifier
 
 __all__ = ["Service", "method"]
 
@@ -42,8 +48,8 @@ H = TypeVar("H", bound=Hook)
 class Service(Application):
     """One service: its name, its handlers, and what happens when it starts and stops. An ASGI application.
 
-    Inside the platform it registers itself as soon as it listens, and takes that back when it stops. Anywhere else it
-    just serves.
+    Inside the platform it learns who may call, registers itself as soon as it knows and listens, and takes that back
+    when it stops. Anywhere else it just serves, whoever calls.
 
     Args:
         name: up to 63 lower-case letters, digits, hyphens and dots. MICRO_SERVICE_NAME wins over it; without both it
@@ -55,6 +61,8 @@ class Service(Application):
         max_message: bytes that one message may have.
         interceptors: around every handler, the first outermost.
         registrar: where to register; by default what the environment says.
+        guard: who may call; by default the rules of its namespace inside the platform, and everybody elsewhere.
+        policy: what the guard decides by; followed from the start on, and the service is not ready before it is known.
 
     Raises:
         TypeError: when a handler is none.
@@ -71,15 +79,21 @@ class Service(Application):
         max_message: int = MAX_MESSAGE,
         interceptors: Sequence[Interceptor] = (),
         registrar: Registrar | None = None,
+        guard: Guard | None = None,
+        policy: PolicyFollower | None = None,
     ) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f'the name comes first, then the handlers: Service("name", {type(name).__name__}())')
         if not handlers:
             raise TypeError(f'a service needs a handler: Service("{name or "name"}", Handler())')
         wanted = os.environ.get("MICRO_SERVICE_NAME") or name or Path.cwd().name.lower()
+        wanted = names.service(wanted)
+        if guard is None and os.environ.get("MICRO_NETWORK"):
+            guard, policy = _by_rules(wanted)
         super().__init__(
-            names.service(wanted), handlers, timeout=timeout, max_message=max_message, interceptors=interceptors
+            wanted, handlers, timeout=timeout, max_message=max_message, interceptors=interceptors, guard=guard
         )
+        self._policy = policy
         self.version = names.version(os.environ.get("MICRO_SERVICE_VERSION") or version)
         self.metadata = dict(metadata or {})
         self._registrar = registrar
@@ -132,6 +146,10 @@ class Service(Application):
         # asyncio's own pool has a thread or two more than there are cores: few, for handlers that wait.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="handler"))
         stack.push_async_callback(calls.close)
+        if self._policy is not None:
+            self.readiness.fail("identity", "it is not known yet who may call")
+            self._policy.policy.on_change(lambda: self.readiness.clear("identity"))
+            await self._policy.start(stack)
         for hook in self._stopping:
             stack.push_async_callback(hook)
         for hook in self._starting:
@@ -139,12 +157,18 @@ class Service(Application):
         registrar = self._registrar or self._environment_registrar()
         address = os.environ.get("MICRO_SERVICE_ADDRESS")
         if registrar is not None and address:
-            presence = Presence(self.registration(), registrar, listening=lambda: accepting(address))
+            presence = Presence(self.registration(), registrar, listening=lambda: self._open(address))
             await presence.start(stack)
+
+    async def _open(self, address: str) -> None:
+        """Return once calls are answered, and it is known who may make them."""
+        await accepting(address)
+        if self._policy is not None:
+            await self._policy.synced()
 
     def _environment_registrar(self) -> Registrar | None:
         target = os.environ.get("MICRO_REGISTRY") or os.environ.get("MICRO_NETWORK")
-        return RemoteRegistrar(Client(target, pool=calls.pool)) if target else None
+        return RemoteRegistrar(Client(target, pool=calls.pool, identity=calls.identity)) if target else None
 
     def run(self, address: str | None = None) -> None:
         """Serve until the process is told to stop; this is what `python main.py` does.
@@ -156,3 +180,11 @@ class Service(Application):
 
         main = sys.modules["__main__"]
         run(self, main, address or os.environ.get("MICRO_SERVICE_ADDRESS") or "127.0.0.1:0")
+
+
+def _by_rules(name: str) -> tuple[Guard, PolicyFollower]:
+    """What guards a user's service: the rules of its namespace, as auth tells them through the mesh."""
+    namespace = names.namespace(os.environ.get("MICRO_NAMESPACE", ""))
+    policy = Policy(JwtVerifier(), namespace)
+    auth = calls.of(PolicyClient, "auth")
+    return RuleGuard(name, namespace, policy), PolicyFollower(policy, lambda: auth.watch(PolicyWatchRequest()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from micro.domain.route import RouteTable
@@ -27,11 +28,14 @@ class Dataplane(ABC):
     """Proxies come and go by themselves; whoever connects gets the table that was applied last."""
 
     @abstractmethod
-    def apply(self, table: RouteTable, revision: int) -> None:
+    def apply(self, table: RouteTable, revision: int, quotas: Mapping[str, int] | None = None) -> None:
         """Hand out a table made from a revision of the registry; revisions never go down while the registry lives.
 
         Returns at once: proxies take it over in their own time, skipping tables that were replaced meanwhile. Until
         the first call proxies get no answer at all, so that they keep the routes they have.
+
+        Args:
+            quotas: requests a second at the HTTP gateway, by namespace; one that is not there has no limit.
         """
 
     @abstractmethod

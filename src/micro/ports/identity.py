@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from micro.domain import errors
 from micro.domain.account import Account
 from micro.domain.namespace import Namespace
 from micro.domain.rule import Rule
+
+AUDIT_KEPT = 100_000
+"""Entries of the audit log; older ones make room."""
+
+SESSIONS_LISTED = 1000
+"""Sessions in one answer at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +74,22 @@ class Entry:
     outcome: str = "ok"
 
 
+class RefreshTokenReusedError(errors.Error):
+    """ABORTED: a refresh token came that has served before, so two hold it. `session` is the one that it was of."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(
+            errors.Kind.ABORTED, f"session {session.id} was asked for with a refresh token that has served"
+        )
+        self.session = session
+
+
 class IdentityStore(ABC):
     """Durable and whole: a method that returns has stored all of what it was given, one that raises nothing of it.
 
     Every change takes the entries of the audit log that belong to it, and stores them with it. All methods raise
-    UNAVAILABLE when the state cannot be reached, and RESOURCE_EXHAUSTED when the disk is full.
+    UNAVAILABLE when the state cannot be reached, RESOURCE_EXHAUSTED when the disk is full, and DATA_LOSS when what is
+    there turns out to be damaged.
     """
 
     @abstractmethod
@@ -88,6 +106,13 @@ class IdentityStore(ABC):
     async def create_account(self, account: Account, secret: str, *audit: Entry) -> None:
         """Add an account with its secret's hash. Raises ALREADY_EXISTS when its id or name is another's there,
         as id or as name; NOT_FOUND when there is no such namespace."""
+
+    @abstractmethod
+    async def create_first(self, account: Account, secret: str, *audit: Entry) -> bool:
+        """Add the account that a deployment begins with, once in the life of the state; whether this was the time.
+
+        It was not when it was asked for before, whatever became of that account, or when a user has one there. Raises
+        as `create_account` does, and then may be asked for again."""
 
     @abstractmethod
     async def account(self, namespace: str, id: str) -> Account | None:  # noqa: A002 - what it is
@@ -123,19 +148,22 @@ class IdentityStore(ABC):
         """Put `fresh` in the place of the refresh token `used` (both SHA-256), once, even when asked twice at a time.
 
         Returns the session as it is now; None when nobody knows `used`, or the session had ended.
-        Raises ABORTED, naming the session's id, when `used` has served before: somebody else has it.
+        Raises ABORTED as a RefreshTokenReusedError when `used` has served before: somebody else has it. That is known
+        until the session ends, for as long as a refresh token lives.
         """
 
     @abstractmethod
     async def sessions(self, namespace: str, account: str = "") -> list[Session]:
-        """Sessions that were not ended, of an account or of all of a namespace, the newest first, 1000 at most. The
-        caller leaves out what has expired."""
+        """Sessions that were not ended, of an account or of all of a namespace, the newest first, SESSIONS_LISTED at
+        most. The caller leaves out what has expired."""
 
     @abstractmethod
     async def end_sessions(
         self, namespace: str, revoked: Revoked, *audit: Entry, session: str = "", account: str = ""
     ) -> bool:
-        """End one session or all of an account's; whether there was one."""
+        """End one session, only if it is that account's where one is given, or all of an account's; whether there was
+        one. For a session that is not there nothing is stored; for an account the revocation is in any case, since
+        its access tokens outlive its sessions."""
 
     # --- rules --------------------------------------------------------------------------------------------------------
 
@@ -167,7 +195,8 @@ class IdentityStore(ABC):
 
     @abstractmethod
     async def delete_namespace(self, name: str, revoked: Sequence[Revoked], *audit: Entry) -> None:
-        """Remove it with its accounts, sessions and rules; its part of the audit log stays. Raises NOT_FOUND."""
+        """Remove it with its accounts, sessions and rules; its part of the audit log stays. Raises NOT_FOUND, and
+        FAILED_PRECONDITION for "micro"."""
 
     @abstractmethod
     async def namespaces(self) -> list[Namespace]:
@@ -181,20 +210,63 @@ class IdentityStore(ABC):
 
     @abstractmethod
     async def keys(self) -> list[SigningKey]:
-        """The newest first."""
+        """Those added last come first, whatever the clock said."""
 
     @abstractmethod
     async def add_key(self, key: SigningKey, keep: int, *audit: Entry) -> None:
-        """Add a key and forget all but the newest `keep`."""
+        """Add a key and forget all but the last `keep`. Raises ALREADY_EXISTS for a kid that is there."""
 
     @abstractmethod
     async def revocations(self, now: float) -> list[Revoked]:
-        """Those that still matter; the others are forgotten."""
+        """Those that still matter, in no order; the others are forgotten. Of two of one account, or of one session,
+        the later `before` and the later `until` hold."""
 
     @abstractmethod
     async def record(self, *audit: Entry) -> None:
-        """Add to the audit log what changed nothing else; 100,000 entries are kept."""
+        """Add to the audit log what changed nothing else; of all that it was ever given, AUDIT_KEPT are kept."""
 
     @abstractmethod
     async def audit(self, namespace: str = "", *, account: str = "", limit: int = 50) -> list[Entry]:
-        """The newest first; of all namespaces for none. `account` is an actor as NAMESPACE/ID, or a target."""
+        """Those recorded last first; of all namespaces for none. `account` is an actor as NAMESPACE/ID, or a target."""
+
+
+# What every backend says when it refuses.
+
+
+def no_namespace(name: str) -> errors.Error:
+    return errors.not_found(f"there is no namespace {name}: make it with `micro namespace create {name}`")
+
+
+def namespace_exists(name: str) -> errors.Error:
+    return errors.already_exists(f"there is a namespace {name} already")
+
+
+def namespace_stays(name: str) -> errors.Error:
+    return errors.failed_precondition(f"namespace {name} is the platform's own: it cannot be deleted")
+
+
+def no_account(namespace: str, id: str) -> errors.Error:  # noqa: A002 - what it is
+    return errors.not_found(f"there is no account {id} in namespace {namespace}: see `micro auth list accounts`")
+
+
+def account_exists(account: Account) -> errors.Error:
+    called = f" named {account.name}" if account.name not in ("", account.id) else ""
+    return errors.already_exists(
+        f"account {account.id}{called}: the id or the name is another's in namespace {account.namespace}; choose others"
+    )
+
+
+def session_exists(id: str) -> errors.Error:  # noqa: A002
+    return errors.already_exists(f"there is a session {id} already, or one with its refresh token")
+
+
+def no_rule(namespace: str, id: str) -> errors.Error:  # noqa: A002
+    return errors.not_found(f"there is no rule {id} in namespace {namespace}: see `micro auth list rules`")
+
+
+def rule_exists(rule: Rule) -> errors.Error:
+    return errors.already_exists(f"there is a rule {rule.id} in namespace {rule.namespace} already: update it")
+
+
+def key_exists(kid: str) -> errors.Error:
+    return errors.already_exists(f"there is a key {kid} already")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,19 +40,23 @@ class WorkloadStore(ABC):
 
 
 class Sources(ABC):
-    """Uploaded archives, and the code that is unpacked from them: one folder a workload and generation."""
+    """Uploaded archives, and the code that is unpacked from them: one folder a workload and generation.
+
+    An upload belongs to a namespace and to the account that made it, NAMESPACE/ID."""
 
     @abstractmethod
-    async def receive(self, pieces: AsyncIterator[bytes]) -> str:
-        """Keep an archive; return its id, which nobody can guess. Nothing is kept when the pieces end in an error.
+    async def receive(self, pieces: AsyncIterator[bytes], namespace: str, account: str, most: int = 0) -> str:
+        """Keep an archive of `most` bytes, 0 for no limit of the namespace's own; return its id, which nobody can
+        guess. Nothing is kept when the pieces end in an error.
 
         Raises RESOURCE_EXHAUSTED when it is larger than allowed, INVALID_ARGUMENT when it is empty."""
 
     @abstractmethod
-    async def unpack(self, upload_id: str, key: Key, generation: int) -> Path:
+    async def unpack(self, upload_id: str, key: Key, generation: int, account: str) -> Path:
         """Unpack the archive into the folder of that generation, whole or not at all. An id serves once.
 
-        Raises NOT_FOUND for an unknown or used id, INVALID_ARGUMENT when the archive is not allowed or damaged."""
+        Raises NOT_FOUND for an unknown or used id, and for one of another account or namespace, INVALID_ARGUMENT when
+        the archive is not allowed or damaged."""
 
     @abstractmethod
     def folder(self, key: Key, generation: int) -> Path:
@@ -64,7 +68,18 @@ class Sources(ABC):
 
     @abstractmethod
     async def sweep(self, wanted: dict[Key, int]) -> None:
-        """Remove every generation but the wanted one of each key, and uploads older than an hour."""
+        """Remove every generation but the wanted one of each key, and what an interrupted upload or unpacking left.
+        Only while nothing is received or unpacked."""
+
+    @abstractmethod
+    async def expire(self) -> None:
+        """Remove uploads that nobody has used for an hour."""
+
+    @abstractmethod
+    async def purge(self, namespace: str) -> None:
+        """Remove everything that is kept for a namespace, output included. Only while nothing of it runs.
+
+        Raises UNAVAILABLE when something stays."""
 
 
 class Logs(ABC):
@@ -90,6 +105,10 @@ class Logs(ABC):
     @abstractmethod
     def remove(self, key: Key) -> None:
         """Forget the output. Only while no process writes there."""
+
+    @abstractmethod
+    def sweep(self, known: Callable[[Key], bool]) -> None:
+        """Forget the output of services that are not known any more, when it has become old or too much. May block."""
 
 
 class Traffic(Protocol):

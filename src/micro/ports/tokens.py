@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from micro.domain.audience import Audience
 from micro.domain.token import Claims
 from micro.ports.identity import SigningKey
 
@@ -28,9 +29,10 @@ class Verifier(ABC):
         """Take these keys and this issuer instead of the known ones."""
 
     @abstractmethod
-    def verify(self, token: str, now: float) -> Claims:
+    def verify(self, token: str, now: float, audience: Audience | None) -> Claims:
         """What the token says. Raises UNAUTHENTICATED for one that is malformed, too long, signed by nobody known or in
-        another way than ES256, of another deployment, or not valid at `now` (seconds since 1970)."""
+        another way than ES256, of another deployment, not for `audience` (None: for whichever), or not valid at `now`
+        (seconds since 1970)."""
 
 
 class Signer(ABC):

@@ -6,6 +6,7 @@ process a service, its administration on a unix socket that only its owner can o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -18,15 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from micro.domain import errors
+from micro.rpc import loading
 
 _TYPE = "type.googleapis.com/"
 _HCM = _TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-_CONNECTIONS = _TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 _HTTP_MODULE = _TYPE + "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
 _NETWORK_MODULE = _TYPE + "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
 
 MAX_CONNECTIONS = 10_000
 """Open at a time to one service: proxies keep a few each, so more are a mistake or an attack."""
+
+STREAM_BUFFER = 2**18
+"""Bytes of one stream that wait for its reader before its handler has to wait too."""
+
+_MEMORY_SHARE = 0.75
+"""Of the memory there is, what a service may use before it drops its slowest readers."""
+
+_OUT_OF_REACH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,7 @@ def disembed() -> None:
             os.environ.pop(name, None)
 
 
-def config(app: str, address: str, admin: Path, websockets: bool = True) -> dict[str, Any]:
+def config(app: str, address: str, admin: Path, websockets: bool = True, max_heap: int = 0) -> dict[str, Any]:
     """Envoy's bootstrap for one application.
 
     Args:
@@ -119,6 +128,8 @@ def config(app: str, address: str, admin: Path, websockets: bool = True) -> dict
         address: HOST:PORT to listen on; port 0 takes a free one.
         admin: unix socket of the administration interface.
         websockets: whether to answer WebSocket handshakes.
+        max_heap: bytes from which on streams are reset whose readers leave STREAM_BUFFER or more lying; Python's larger
+            objects are among them. 0 for three quarters of the memory there is.
     """
     module = {"module": {"local": {"filename": _module()}}}
 
@@ -144,9 +155,15 @@ def config(app: str, address: str, admin: Path, websockets: bool = True) -> dict
         "generate_request_id": False,
         # Streams may be silent for as long as both sides like: the deadline, not the silence, ends a call.
         "stream_idle_timeout": "0s",
+        # Whoever does not fetch the end of a complete answer has no handler left that would notice.
+        "stream_flush_timeout": "300s",
         "request_headers_timeout": "15s",
         "server_name": "micro",
-        "http2_protocol_options": {"max_concurrent_streams": 1024},
+        "http2_protocol_options": {
+            "max_concurrent_streams": 1024,
+            # Of what is received by its name; it is the high watermark of what is sent, too.
+            "initial_stream_window_size": STREAM_BUFFER,
+        },
     }
     filters: list[dict[str, Any]] = [{"name": "http", "typed_config": manager}]
     if websockets:
@@ -161,14 +178,49 @@ def config(app: str, address: str, admin: Path, websockets: bool = True) -> dict
     return {
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "static_resources": {"listeners": [_listener(address, filters)]},
-        "overload_manager": {
-            "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {"@type": _CONNECTIONS, "max_active_downstream_connections": MAX_CONNECTIONS},
-                }
-            ]
-        },
+        "overload_manager": _overload(max_heap or int(_memory() * _MEMORY_SHARE)),
+    }
+
+
+def _memory() -> int:
+    """Bytes that there are for this process: its container's, else the machine's."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return installed
+
+
+def _overload(max_heap: int) -> dict[str, Any]:
+    heap = "envoy.resource_monitors.fixed_heap"
+    # Envoy resets up to fifty streams whenever the pressure changes, and none while it stays at its highest. So its
+    # highest is put where memory does not come to.
+    limit = 1 / _OUT_OF_REACH
+
+    def action(name: str, trigger: dict[str, Any]) -> dict[str, Any]:
+        return {"name": f"envoy.overload_actions.{name}", "triggers": [{"name": heap, **trigger}]}
+
+    def monitor(name: str, kind: str, **limit: int) -> dict[str, Any]:
+        config = {"@type": f"{_TYPE}envoy.extensions.resource_monitors.{kind}", **limit}
+        return {"name": name, "typed_config": config}
+
+    connections = "envoy.resource_monitors.global_downstream_max_connections"
+    return {
+        "refresh_interval": "0.1s",
+        "resource_monitors": [
+            monitor(
+                connections,
+                "downstream_connections.v3.DownstreamConnectionsConfig",
+                max_active_downstream_connections=MAX_CONNECTIONS,
+            ),
+            monitor(heap, "fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=_OUT_OF_REACH * max_heap),
+        ],
+        "actions": [
+            action("shrink_heap", {"threshold": {"value": limit}}),
+            action("reset_high_memory_stream", {"scaled": {"scaling_threshold": limit, "saturation_threshold": 1.0}}),
+        ],
+        # Streams are put into eight classes by what they hold. The highest, the only one that is reset here, is to
+        # begin at STREAM_BUFFER; this is the logarithm of where the lowest begins.
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": STREAM_BUFFER.bit_length() - 8},
     }
 
 
@@ -191,6 +243,7 @@ def command(
     folder: Path | None = None,
     python: Path | None = None,
     websockets: bool = True,
+    max_heap: int = 0,
 ) -> Command:
     """What to execute to serve an application.
 
@@ -202,6 +255,7 @@ def command(
         admin: unix socket of the administration interface; at most 107 bytes long.
         folder: the application's own folder, first on its module search path; None for the platform's own modules.
         python: interpreter whose packages the application uses; default this process's own.
+        websockets: whether to answer WebSocket handshakes.
 
     Raises:
         Error: FAILED_PRECONDITION when the interpreter cannot be embedded.
@@ -209,7 +263,8 @@ def command(
     path, prefix = _search_path(str(python or interpreter()))
     file = admin.with_suffix(".json")
     file.touch(mode=0o600)
-    file.write_text(json.dumps(config(app, address, admin, websockets)))
+    imported = app if folder is None else f"{loading.__name__}:app"
+    file.write_text(json.dumps(config(imported, address, admin, websockets, max_heap)))
     admin.unlink(missing_ok=True)
     library = libpython()
     env = {
@@ -223,6 +278,8 @@ def command(
         "MICRO_LIBPYTHON": library,
         "MICRO_PYTHON": str(python or interpreter()),
     }
+    if folder is not None:
+        env[loading.NAMED_BY] = app
     # No hot restart: its shared memory would be left behind by a killed process.
     argv = [envoy_binary(), "-c", str(file), "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
     # Who drains wants clients to move away now, not some time within ten minutes.

@@ -6,23 +6,28 @@ Over `grpc.aio`, which is imported when the first call is made: nothing pays for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
+import ssl
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
 
 from connectrpc.client import ConnectClient
 from connectrpc.method import MethodInfo
 from protobuf import DescMethod, Message, message_to_json_value
 
 from micro.domain import errors, names
+from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
 from micro.rpc import errors as wire
 from micro.rpc import json_codec
-from micro.rpc.context import CURRENT
+from micro.rpc.context import CURRENT, Context
+from micro.rpc.guard import ACTOR, AUTHORIZATION, REFUSED
 
 C = TypeVar("C")
 M = TypeVar("M", bound=Message)
@@ -32,11 +37,10 @@ Metadata = tuple[tuple[str, str], ...]
 DEFAULT_TIMEOUT = 10.0
 """Seconds for a unary call that names no other limit and is made outside of one that has one."""
 
-MAX_MESSAGE = 32 * 2**20
-
 _OPTIONS = (
-    ("grpc.max_send_message_length", MAX_MESSAGE),
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    # How long a message may be is for the service to say, which checks both ways.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
     # The mesh restarts within a second; whoever waits for it should notice at once.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -48,11 +52,35 @@ _OPTIONS = (
 _AS_JSON = ("micro-codec", "json")
 """Says that the messages in the frames are JSON. gRPC says so by its content-type, which grpcio keeps to itself."""
 
+_REFUSED, _AUTHORIZATION, _ACTOR = REFUSED.decode(), AUTHORIZATION.decode(), ACTOR.decode()
+
 _LATE = "the deadline had passed before the call was made"
 
 
+class Identity(Protocol):
+    """Who makes the calls of a client."""
+
+    async def token(self, audience: Audience) -> str:
+        """An access token for the services that are called, which holds for a while; empty to call as nobody. Raises
+        Error when none can be had."""
+        ...
+
+    def refused(self, token: str) -> bool:
+        """A callee did not take a token of ours. Whether there may be a better one now."""
+        ...
+
+
+class _RefusedError(Error):
+    """A callee's guard says that a token does not hold; `header` is the one that it came in."""
+
+    def __init__(self, cause: Error, header: str) -> None:
+        super().__init__(cause.kind, cause.message, cause.details)
+        self.header = header
+
+
 def address() -> str:
-    """HOST:PORT that calls go to: the mesh of a service, else the proxy, else the local server's proxy."""
+    """Where calls go: the mesh of a service, else the proxy, else the local server's proxy. HOST:PORT, with "https://"
+    before it where the connection is to be private."""
     found = os.environ.get("MICRO_NETWORK") or os.environ.get("MICRO_PROXY_ADDRESS") or "127.0.0.1:8081"
     return found.removeprefix("http://").rstrip("/")
 
@@ -77,7 +105,12 @@ class Channel:
 
         self.target = target
         self._grpc = grpc
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        host = target.removeprefix("https://")
+        if host == target:
+            self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        else:
+            trusted: Any = grpc.ssl_channel_credentials(_authorities())  # type: ignore[no-untyped-call]
+            self._channel = grpc.aio.secure_channel(host, trusted, options=_OPTIONS)
         self._calls: dict[tuple[str, str, Any], Any] = {}
 
     async def close(self) -> None:
@@ -102,7 +135,9 @@ class Channel:
         except self._grpc.aio.UsageError as error:
             raise errors.unavailable(f"the connection to {self.target} is closed") from error
 
-    async def stream(self, call: Any, request: Any, timeout: float | None, metadata: Metadata) -> AsyncIterator[Any]:
+    async def stream(
+        self, call: Any, request: Any, timeout: float | None, metadata: Metadata
+    ) -> AsyncGenerator[Any, None]:
         """Make a call whose answer is a stream; leaving the iteration cancels it. Raises Error."""
         await self._reached()
         try:
@@ -123,7 +158,7 @@ class Channel:
             async with asyncio.timeout(DEFAULT_TIMEOUT):
                 await self._channel.channel_ready()
         except TimeoutError:
-            raise errors.unavailable(f"nothing answers at {self.target}: is `micro server` running?") from None
+            raise self._silent() from None
         except self._grpc.aio.UsageError as error:
             raise errors.unavailable(f"the connection to {self.target} is closed") from error
 
@@ -131,8 +166,33 @@ class Channel:
         found = wire.from_grpc(error)
         ready = self._grpc.ChannelConnectivity.READY
         if found.kind is Kind.DEADLINE_EXCEEDED and self._channel.get_state() is not ready:
-            return errors.unavailable(f"nothing answers at {self.target}: is `micro server` running?")
+            return self._silent()
+        if found.kind is Kind.UNAUTHENTICATED:
+            told = [value for key, value in error.trailing_metadata() or () if key == _REFUSED]
+            return _RefusedError(found, str(told[0])) if told else found
         return found
+
+    def _silent(self) -> Error:
+        private = self.target.startswith("https://")
+        more = " Is its certificate's authority in the file that MICRO_CA names?" if private else ""
+        return errors.unavailable(f"nothing answers at {self.target}: is `micro server` running?{more}")
+
+
+def _authorities() -> bytes | None:
+    """Certificates of whom to trust: the file MICRO_CA, else the system's; None for those that grpc comes with.
+
+    Raises FAILED_PRECONDITION when MICRO_CA cannot be read.
+    """
+    given = os.environ.get("MICRO_CA")
+    found = given or ssl.get_default_verify_paths().cafile
+    if not found:
+        return None
+    try:
+        return Path(found).read_bytes()
+    except OSError as error:
+        if not given:
+            return None
+        raise errors.failed_precondition(f"cannot read MICRO_CA={given}: {error.strerror}") from None
 
 
 class Pool:
@@ -163,10 +223,11 @@ class Client:
     """Makes calls.
 
     Args:
-        target: HOST:PORT; None to look at the environment at each call, as `address` does.
+        target: HOST:PORT, or https://HOST:PORT; None to look at the environment at each call, as `address` does.
         pool: where connections are shared; a pool of its own by default.
         timeout: seconds for unary calls by default.
         metadata: headers of every call.
+        identity: who calls; nobody by default.
     """
 
     def __init__(
@@ -176,11 +237,30 @@ class Client:
         pool: Pool | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
         metadata: Mapping[str, str] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.pool = pool or Pool()
+        self.identity = identity
         self._target = target
         self._timeout = timeout
         self._metadata = dict(metadata or {})
+        self._header = _AUTHORIZATION
+        self._acting: Audience | None = None
+
+    def as_caller(self, ctx: Context) -> Client:
+        """A client whose calls are made for the account that made the call `ctx`: what it may do is decided, and the
+        callee sees both, `ctx.account` the account and `ctx.actor` this service.
+
+        For a caller without an account they are made for nobody. A user's service acts for its callers towards users'
+        services only: calls of the platform's own are refused here with FAILED_PRECONDITION.
+        """
+        made = Client(self._target, pool=self.pool, timeout=self._timeout, identity=self.identity)
+        made._metadata = {key: value for key, value in self._metadata.items() if key != _AUTHORIZATION}
+        made._header = _ACTOR
+        made._acting = ctx.audience
+        if (given := ctx.metadata.get(_AUTHORIZATION)) is not None:
+            made._metadata[_AUTHORIZATION] = given
+        return made
 
     def channel(self) -> Channel:
         return self.pool.channel(self._target or address())
@@ -213,17 +293,16 @@ class Client:
         """
         sent = self.metadata(service, metadata)
         channel = self.channel()
-        left = self.left(timeout)
         path = "/" + "/".join((service, *endpoint.lstrip("/").split(".")))
         if not isinstance(request, Message):
             call = channel.make("unary_unary", path, _to_json, json.loads)
-            return await channel.unary(call, request or {}, left, (*sent, _AS_JSON))
+            return await self.unary(channel, call, request or {}, timeout, (*sent, _AS_JSON))
         if response is None:
             method = _method(request, endpoint)
             response = cast("type[M]", method.output.type)
             path = f"/{method.parent.type_name}/{method.name}"
         call = channel.make("unary_unary", path, _to_binary, response.from_binary)
-        return await channel.unary(call, request, left, sent)
+        return await self.unary(channel, call, request, timeout, sent)
 
     def stream(
         self,
@@ -242,7 +321,7 @@ class Client:
         path = "/" + "/".join((service, *endpoint.lstrip("/").split(".")))
         sent = (*self.metadata(service, metadata), _AS_JSON)
         call = channel.make("unary_stream", path, _to_json, json.loads)
-        return channel.stream(call, request or {}, _shrunk(timeout), sent)
+        return self.streamed(channel, call, request or {}, _shrunk(timeout), sent)
 
     def of(self, typed: type[C], service: str | None = None) -> C:
         """A generated client class, `HelloworldClient`, over these connections.
@@ -261,17 +340,80 @@ class Client:
         wanted = self._timeout if timeout is None else timeout or None
         return _shrunk(wanted)
 
+    async def unary(
+        self, channel: Channel, call: Any, request: Any, timeout: float | None, sent: Metadata, *, again: bool = True
+    ) -> Any:
+        """Make a call whose answer is one message, as whom this client calls.
+
+        Once more when the callee's guard did not take our token, which came to nothing but that, unless not `again`.
+        """
+        token = await self._token(sent, self.left(timeout))
+        sent_as = (*sent, (self._header, f"Bearer {token}")) if token else sent
+        try:
+            return await channel.unary(call, request, self.left(timeout), sent_as)
+        except _RefusedError as refused:
+            if not (self._gave_up(token, refused) and again):
+                raise
+        return await self.unary(channel, call, request, timeout, sent, again=False)
+
+    async def streamed(
+        self, channel: Channel, call: Any, request: Any, timeout: float | None, sent: Metadata
+    ) -> AsyncIterator[Any]:
+        """Make a call whose answer is a stream, as whom this client calls."""
+        token = await self._token(sent, timeout or self._timeout)
+        if token:
+            sent = (*sent, (self._header, f"Bearer {token}"))
+        try:
+            async with contextlib.aclosing(channel.stream(call, request, timeout, sent)) as responses:
+                async for response in responses:
+                    yield response
+        except _RefusedError as refused:
+            self._gave_up(token, refused)
+            raise
+
+    async def _token(self, sent: Metadata, seconds: float | None) -> str:
+        """Our own token for whom is called; empty for nobody's, and where the call names somebody itself."""
+        if self.identity is None or any(key == self._header for key, _ in sent):
+            return ""
+        audience = _audience(sent)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.identity.token(audience)
+        except TimeoutError:
+            raise errors.deadline_exceeded("the deadline passed before auth had answered") from None
+
+    def _gave_up(self, token: str, refused: _RefusedError) -> bool:
+        """Forget a token of ours that a callee did not take. Whether there may be a better one."""
+        ours = bool(token) and refused.header == self._header
+        return ours and self.identity is not None and self.identity.refused(token)
+
     def metadata(self, service: str, metadata: Mapping[str, str] | None) -> Metadata:
-        """The headers of a call."""
+        """The headers of a call, but for our own token. Raises FAILED_PRECONDITION where the caller's may not go."""
         current = CURRENT.get()
         given = current.metadata.get("micro-namespace") if current is not None else None
-        namespace = given or os.environ.get("MICRO_NAMESPACE", "")
+        namespace = given if given not in (None, "", "-") else os.environ.get("MICRO_NAMESPACE", "")
         sent = {"micro-service": service, **self._metadata}
         if namespace:
             sent["micro-namespace"] = namespace
         if metadata:
             sent.update((key.lower(), value) for key, value in metadata.items())
-        return tuple(sent.items())
+        found = tuple(sent.items())
+        if self._acting not in (None, _audience(found)):
+            raise _misplaced(self._acting, service)
+        return found
+
+
+def _audience(sent: Metadata) -> Audience:
+    """Whom a call's token is to be for: it is routed by this header."""
+    return Audience.of(next(value for key, value in sent if key == "micro-service"))
+
+
+def _misplaced(acting: Audience | None, service: str) -> Error:
+    kinds = ("the platform's own", "users'") if acting is Audience.PLATFORM else ("users'", "the platform's own")
+    return errors.failed_precondition(
+        f"a service acts for its caller towards {kinds[0]} services only, and {service} is one of {kinds[1]}: "
+        "call it as the service itself"
+    )
 
 
 def _shrunk(wanted: float | None) -> float | None:
@@ -339,25 +481,26 @@ class _Typed(ConnectClient):
         use_get: bool = False,
     ) -> Any:
         channel, call, metadata = self._call("unary_unary", method, headers)
-        return await channel.unary(call, request, self._client.left(_seconds(timeout_ms)), metadata)
+        return await self._client.unary(channel, call, request, _seconds(timeout_ms), metadata)
 
     async def execute_client_stream(
         self, *, request: Any, method: MethodInfo[Any, Any], headers: Any = None, timeout_ms: int | None = None
     ) -> Any:
         channel, call, metadata = self._call("stream_unary", method, headers)
-        return await channel.unary(call, request, _shrunk(_seconds(timeout_ms)), metadata)
+        # Not again: its messages may be half sent.
+        return await self._client.unary(channel, call, request, _seconds(timeout_ms) or 0.0, metadata, again=False)
 
     def execute_server_stream(
         self, *, request: Any, method: MethodInfo[Any, Any], headers: Any = None, timeout_ms: int | None = None
     ) -> AsyncIterator[Any]:
         channel, call, metadata = self._call("unary_stream", method, headers)
-        return channel.stream(call, request, _shrunk(_seconds(timeout_ms)), metadata)
+        return self._client.streamed(channel, call, request, _shrunk(_seconds(timeout_ms)), metadata)
 
     def execute_bidi_stream(
         self, *, request: Any, method: MethodInfo[Any, Any], headers: Any = None, timeout_ms: int | None = None
     ) -> AsyncIterator[Any]:
         channel, call, metadata = self._call("stream_stream", method, headers)
-        return channel.stream(call, request, _shrunk(_seconds(timeout_ms)), metadata)
+        return self._client.streamed(channel, call, request, _shrunk(_seconds(timeout_ms)), metadata)
 
 
 def _seconds(timeout_ms: float | None) -> float | None:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from connectrpc.request import Headers, RequestContext
 
-from micro.domain import names
+from micro.domain import access, names
+from micro.domain.audience import Audience
 
 if TYPE_CHECKING:
     from connectrpc.method import MethodInfo
 
+    from micro.domain.account import Account
     from micro.rpc.method import Method
 
 Scope = Mapping[str, Any]
@@ -27,9 +29,18 @@ class Context(RequestContext[Any, Any]):
         deadline: when the answer is due, in seconds of `time.monotonic`; None for never.
         endpoint: the method that was called.
         done: whether it has been answered: what a handler leaves running is no longer bound by the call's deadline.
+        account: who calls, as a verified token tells; None for a caller without one, and for everybody outside of the
+            platform. Whether they may call was decided before the handler: it sees only those who may. What they may
+            do with this or that thing of somebody else's is its own to decide.
+        actor: the service that makes the call for `account`, where one does (`client.as_caller`); the decision was
+            about the account.
+        audience: whom the callers' tokens are for: users' services, unless this is one of the platform's own.
     """
 
     done = False
+    account: Account | None = None
+    actor: Account | None = None
+    audience: Audience = Audience.SERVICES
     _response_headers: Headers | None = None
     _response_trailers: Headers | None = None
 
@@ -68,8 +79,23 @@ class Context(RequestContext[Any, Any]):
 
     @cached_property
     def namespace(self) -> str:
-        """The namespace that the call is made in. Raises INVALID_ARGUMENT for a name that is none."""
-        return names.namespace(self.metadata.get("micro-namespace", ""))
+        """The namespace that the call is made in: the header `micro-namespace`, else the account's, else "micro". In a
+        service inside the platform always its own.
+
+        Raises INVALID_ARGUMENT for a name that is none.
+        """
+        return named(self.metadata.get("micro-namespace", ""), self.account)
+
+    def within(self, asked: str = "") -> str:
+        """The namespace that a request asks for in a field of its own; the call's for an empty one.
+
+        Raises:
+            Error: PERMISSION_DENIED when the caller does not belong there; INVALID_ARGUMENT for a name that is none.
+        """
+        namespace = names.namespace(asked) if asked else self.namespace
+        if self.account is not None and not self.account.belongs(namespace):
+            raise access.foreign(self.account, namespace)
+        return namespace
 
     @property
     def server_address(self) -> str | None:
@@ -79,6 +105,16 @@ class Context(RequestContext[Any, Any]):
     def client_address(self) -> str | None:
         client = self._scope.get("client")
         return f"{client[0]}:{client[1]}" if client else None
+
+
+def named(header: str, account: Account | None) -> str:
+    """The namespace that the header `micro-namespace` of a call names; "-" is what gateways write for none.
+
+    Raises INVALID_ARGUMENT for a name that is none.
+    """
+    if header in ("", "-"):
+        return names.DEFAULT_NAMESPACE if account is None else account.namespace
+    return names.namespace(header)
 
 
 CURRENT: ContextVar[Context | None] = ContextVar("micro_call", default=None)

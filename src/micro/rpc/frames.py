@@ -52,6 +52,15 @@ def too_large(limit: int) -> Error:
     return errors.resource_exhausted(f"message is larger than configured max {limit}")
 
 
+def within(message: bytes, limit: int) -> bytes:
+    """A message that is about to be sent. Raises RESOURCE_EXHAUSTED when it is too long to be."""
+    if len(message) > limit:
+        raise errors.resource_exhausted(
+            f"the answer has {len(message)} bytes and the limit is {limit}: send a stream, or raise max_message"
+        )
+    return message
+
+
 def multiple() -> Error:
     return errors.unimplemented("unary request has multiple messages")
 

@@ -6,7 +6,10 @@ path does: the same context, deadlines, errors and codecs.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,41 +18,49 @@ from connectrpc.server import ConnectASGIApplication, Endpoint
 from protobuf import Message
 
 from micro.domain.service import StreamKind
-from micro.rpc import deadline, json_codec
+from micro.rpc import deadline, frames, json_codec, unary
 from micro.rpc import errors as wire
 from micro.rpc.context import CURRENT, Context, Scope
+from micro.rpc.guard import Guard
 from micro.rpc.method import Method
 from micro.rpc.receive import Patient, Receive
-from micro.rpc.unary import RawHeaders, Send
+from micro.rpc.send import Attentive, Send
+from micro.rpc.unary import RawHeaders
 
 _TIMEOUTS = (b"grpc-timeout", b"connect-timeout-ms")
 
 
 class _Proto(Codec[Any, Any]):
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
     def name(self) -> str:
         return "proto"
 
     def encode(self, message: Message) -> bytes:
-        return _encode(message.to_binary)
+        return _encode(message.to_binary, self._limit)
 
     def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
         return _decode(message_class.from_binary, bytes(data))
 
 
 class _Json(Codec[Any, Any]):
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
     def name(self) -> str:
         return "json"
 
     def encode(self, message: Message) -> bytes:
-        return _encode(lambda: json_codec.encode(message))
+        return _encode(lambda: json_codec.encode(message), self._limit)
 
     def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
         return _decode(json_codec.decoder(message_class), bytes(data))
 
 
-def _encode(encode: Callable[[], bytes]) -> bytes:
+def _encode(encode: Callable[[], bytes], limit: int) -> bytes:
     try:
-        return encode()
+        return frames.within(encode(), limit)
     except Exception as error:
         raise wire.to_connect(wire.of(error)) from error
 
@@ -73,25 +84,63 @@ class General:
     def __init__(self, methods: Sequence[Method], limit: int) -> None:
         endpoints = {method.path: _endpoint(method) for method in methods}
         self._connect = _Connect(
-            service=None, endpoints=lambda _: endpoints, read_max_bytes=limit, codecs=[_Proto(), _Json()]
+            service=None, endpoints=lambda _: endpoints, read_max_bytes=limit, codecs=[_Proto(limit), _Json(limit)]
         )
 
-    async def __call__(self, method: Method, scope: Scope, headers: RawHeaders, receive: Receive, send: Send) -> None:
-        """Hand over one request. Raises INVALID_ARGUMENT for headers amiss, before anything is sent."""
+    async def __call__(
+        self,
+        method: Method,
+        scope: Scope,
+        headers: RawHeaders,
+        receive: Receive,
+        send: Send,
+        guard: Guard | None = None,
+    ) -> None:
+        """Hand over one request.
+
+        Raises INVALID_ARGUMENT for headers amiss, and what the guard does, before anything is read or sent: `fail`
+        tells it to the caller.
+        """
         seconds = method.timeout
         if (given := headers.get(b"grpc-timeout")) is not None:
             seconds = deadline.of_grpc(given)
         elif given := headers.get(b"connect-timeout-ms"):
             seconds = deadline.of_connect(given)
         ctx = Context(method, scope, None if seconds is None else time.monotonic() + seconds)
+        if guard is not None:
+            guard.admit(ctx, headers)
         token = CURRENT.set(ctx)
         try:
-            await self._connect(_translate(method, scope, headers, seconds), Patient(receive), send)
-        except OSError:
-            return  # the caller is gone
+            await self._connect(_translate(method, scope, headers, seconds), Patient(receive), Attentive(send))
+        except OSError as error:  # the caller is gone
+            # Its error is in a cycle with these frames, and they hold the message that did not get through.
+            traceback.clear_frames(error.__traceback__)
         finally:
             ctx.done = True
             CURRENT.reset(token)
+
+
+async def fail(send: Send, error: BaseException, kind: str, status: int = 0) -> None:
+    """Answer a request of media type `kind` with an error, as its protocol writes it. Raises as `unary.fail_http`."""
+    web, stream = kind.startswith("application/grpc-web"), kind.startswith("application/connect+")
+    known = unary.told(error) if web or stream else None
+    if known is None:
+        type_header = (b"content-type", kind.encode())
+        if kind.startswith("application/grpc") and not web:
+            await unary.fail_grpc(send, error, None, type_header)
+        elif not (web or stream):
+            await unary.fail_http(send, error, None, status)
+        return
+    # Neither has anything after the body, so the last frame of it tells, with a flag of its own.
+    if web:
+        flag, told = 0x80, b"".join(b"%s: %s\r\n" % pair for pair in unary.grpc_trailers(known))
+    else:
+        flag, told = 0x02, json.dumps({"error": wire.to_value(known)}, ensure_ascii=False).encode()
+    headers = [(b"content-type", kind.encode())]
+    with contextlib.suppress(OSError):
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": bytes([flag]) + len(told).to_bytes(4, "big") + told})
+    unary.raise_again(error)
 
 
 def _translate(method: Method, scope: Scope, headers: RawHeaders, seconds: float | None) -> dict[str, Any]:

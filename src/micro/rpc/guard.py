@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from micro.domain.errors import Error
+
 if TYPE_CHECKING:
     from micro.rpc.context import Context
 
@@ -14,6 +16,12 @@ AUTHORIZATION = b"authorization"
 ACTOR = b"micro-actor"
 """`Bearer TOKEN`: the service that makes the call for that account, where one does."""
 
+NAMESPACE = b"micro-namespace"
+
+REFUSED = b"micro-refused"
+"""In the trailers of a gRPC call: the header whose token does not hold. Only a guard says so, so nothing has come of
+the call, and a caller that can log in anew may repeat it."""
+
 
 class Guard(Protocol):
     """Decides for every call. Runs for each of them, so it answers from memory and awaits nothing."""
@@ -22,7 +30,19 @@ class Guard(Protocol):
         """Let a call in, or raise; leaves what it learned in `ctx.account` and `ctx.actor`.
 
         Raises:
-            Error: UNAUTHENTICATED for a token that does not hold, and without one where one is needed;
-                PERMISSION_DENIED; UNAVAILABLE while it is not known yet who may.
+            Error: UNAUTHENTICATED for a token that does not hold (RefusedTokenError), and without one where one is
+                needed; PERMISSION_DENIED; UNAVAILABLE while it is not known yet who may.
         """
         ...
+
+    def reveal(self, headers: Mapping[bytes, bytes]) -> None:
+        """Let a caller know that there is nothing at a path, and what there is instead, or raise as `admit` does."""
+        ...
+
+
+class RefusedTokenError(Error):
+    """A token that does not hold; `header` is the one that it came in."""
+
+    def __init__(self, cause: Error, header: bytes) -> None:
+        super().__init__(cause.kind, cause.message)
+        self.header = header

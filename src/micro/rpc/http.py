@@ -17,9 +17,11 @@ from micro.domain.service import StreamKind
 from micro.rpc import deadline, frames, json_codec, query, unary
 from micro.rpc import errors as wire
 from micro.rpc.context import CURRENT, Context, Scope
+from micro.rpc.guard import Guard
 from micro.rpc.method import Method
 from micro.rpc.receive import Receive
-from micro.rpc.unary import RawHeaders, Send
+from micro.rpc.send import Attentive, Send
+from micro.rpc.unary import RawHeaders
 
 _BODIES = {"POST", "PUT", "PATCH"}
 _QUERIES = {"GET", "DELETE", "HEAD"}
@@ -41,34 +43,53 @@ class WrongVerbError(Error):
         super().__init__(errors.Kind.UNIMPLEMENTED, f"HTTP method {given} does not call anything: use POST or GET")
 
 
+class WrongEncodingError(Error):
+    """A compression that is not spoken here; Connect wants it to be of this kind."""
+
+    def __init__(self, given: str) -> None:
+        super().__init__(errors.Kind.UNIMPLEMENTED, f"content-encoding {given!r} is not known here: send gzip or none")
+
+
 def status(error: BaseException) -> int:
     """The HTTP status of errors that HTTP knows better than their kind does; 0 for the kind's own."""
-    return 415 if isinstance(error, WrongMediaTypeError) else 405 if isinstance(error, WrongVerbError) else 0
+    if isinstance(error, WrongMediaTypeError | WrongEncodingError):
+        return 415
+    return 405 if isinstance(error, WrongVerbError) else 0
 
 
 def media_type(headers: RawHeaders) -> str:
     return headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
 
 
-async def serve(method: Method, scope: Scope, headers: RawHeaders, receive: Receive, send: Send, limit: int) -> None:
+async def serve(
+    method: Method,
+    scope: Scope,
+    headers: RawHeaders,
+    receive: Receive,
+    send: Send,
+    limit: int,
+    guard: Guard | None = None,
+) -> None:
     """Answer one call; a method with a stream of answers streams them."""
     ctx = None
     try:
+        ctx = Context(method, scope, None)
+        if guard is not None:
+            guard.admit(ctx, headers)
         if method.kind in {StreamKind.CLIENT, StreamKind.BIDI}:
-            raise errors.unimplemented(f"{method.name} takes a stream of requests: call it over WebSocket or gRPC")
-        ctx = Context(method, scope, unary.due(headers, method.timeout))
+            raise errors.invalid_argument(f"{method.name} takes a stream of requests: call it over WebSocket or gRPC")
+        ctx.deadline = unary.due(headers, method.timeout)
         request = await read(method, scope, headers, receive, limit)
         if method.kind is StreamKind.UNARY:
-            body = json_codec.encode(await method.invoke(request, ctx, receive))
+            body = frames.within(json_codec.encode(await method.invoke(request, ctx, receive)), limit)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
         await unary.fail_http(send, error, ctx, status(error))
         return
     if method.kind is StreamKind.UNARY:
         await unary.answer_http(send, body if scope["method"] != "HEAD" else b"", ctx)
         return
-    await _Streaming(method, ctx, send, events=b"text/event-stream" in headers.get(b"accept", b"")).run(
-        request, receive
-    )
+    events = b"text/event-stream" in headers.get(b"accept", b"")
+    await _Streaming(method, ctx, send, limit, events=events).run(request, receive)
 
 
 async def read(method: Method, scope: Scope, headers: RawHeaders, receive: Receive, limit: int) -> Any:
@@ -103,10 +124,11 @@ async def read(method: Method, scope: Scope, headers: RawHeaders, receive: Recei
 class _Streaming:
     """Answers of one call, each sent as it comes: a line of JSON, or an event."""
 
-    def __init__(self, method: Method, ctx: Context, send: Send, *, events: bool) -> None:
+    def __init__(self, method: Method, ctx: Context, send: Send, limit: int, *, events: bool) -> None:
         self._method = method
         self._ctx = ctx
-        self._send = send
+        self._send = Attentive(send)
+        self._limit = limit
         self._events = events
         self._started = False
 
@@ -131,7 +153,7 @@ class _Streaming:
             async for response in responses:
                 if response.__class__ is not self._method.output:
                     raise self._method.wrong(response)
-                body = json_codec.encode(response)
+                body = frames.within(json_codec.encode(response), self._limit)
                 await self._begin()
                 await self._write(b"data: %s\n\n" % body if self._events else body + b"\n", more=True)
                 await breath()

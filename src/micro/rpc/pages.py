@@ -6,6 +6,7 @@ name was made to point there can send anything. Services that obey whoever reach
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from micro.domain import errors
@@ -28,6 +29,18 @@ def made_by_one(scope: Scope) -> bool:
     headers = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").decode("latin-1").strip().lower()
     return scope["method"] != "POST" or b"origin" in headers or not kind.startswith(_ASKED_FIRST)
+
+
+def foreign(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser says that a page of another origin caused the request.
+
+    It says so in `sec-fetch-site` where it trusts the address, as it does this machine's, else in `origin`.
+    """
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site not in (b"same-origin", b"none")
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
 
 
 async def refuse(scope: Scope, send: Any) -> None:

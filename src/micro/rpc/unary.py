@@ -17,10 +17,11 @@ from micro.rpc import deadline, frames, json_codec
 from micro.rpc import errors as wire
 from micro.rpc.context import Context, Scope
 from micro.rpc.deadline import DisconnectedError
+from micro.rpc.guard import REFUSED, Guard, RefusedTokenError
 from micro.rpc.method import Method
 from micro.rpc.receive import Receive
+from micro.rpc.send import LARGE, Send, caught_up
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 RawHeaders = Mapping[bytes, bytes]
 Serve = Callable[[Scope, RawHeaders, Receive, Send], Awaitable[None]]
 
@@ -28,7 +29,7 @@ _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")], "m
 _JSON = (b"content-type", b"application/json")
 
 
-def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False) -> Serve:
+def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False, guard: Guard | None = None) -> Serve:
     """Answer `method` over gRPC. Messages are JSON instead of protobuf when `json`; the answer has `content_type`."""
     decode = json_codec.decoder(method.input) if json else method.input.from_binary
     encode = json_codec.encode if json else method.output.to_binary
@@ -36,6 +37,7 @@ def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False)
     default = method.timeout
     type_header = (b"content-type", content_type)
     start = {"type": "http.response.start", "status": 200, "headers": [type_header], "trailers": True}
+    admit = None if guard is None else guard.admit
     from_bytes = int.from_bytes
     monotonic = time.monotonic
 
@@ -45,6 +47,8 @@ def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False)
             given = deadline.given(headers)
             seconds = default if given is None else deadline.of_grpc(given)
             ctx = Context(method, scope, None if seconds is None else monotonic() + seconds)
+            if admit is not None:
+                admit(ctx, headers)
             message = await receive()
             body = message.get("body", b"")
             if message.get("more_body"):
@@ -58,6 +62,8 @@ def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False)
             except Exception as error:
                 raise wire.malformed(error) from error
             response = encode(await invoke(request, ctx, receive))
+            if len(response) > limit:
+                frames.within(response, limit)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             await fail_grpc(send, error, ctx, type_header)
             return
@@ -67,7 +73,12 @@ def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False)
             end = {**_OK, "headers": [*_pairs(ctx._response_trailers), (b"grpc-status", b"0")]}
         try:
             await send(begin)
-            await send({"type": "http.response.body", "body": len(response).to_bytes(5, "big") + response})
+            body = len(response).to_bytes(5, "big") + response
+            if len(body) >= LARGE:
+                sent = send({"type": "http.response.body", "body": body, "more_body": True})
+                response = body = b""  # the server has it
+                await caught_up(sent, send)
+            await send({"type": "http.response.body", "body": body})
             await send(end)
         except OSError:
             return  # the caller is gone
@@ -75,16 +86,19 @@ def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False)
     return serve
 
 
-def json(method: Method, limit: int) -> Serve:
+def json(method: Method, limit: int, guard: Guard | None = None) -> Serve:
     """Answer `method` over HTTP with JSON as Connect defines it, the body being the request."""
     decode = json_codec.decoder(method.input)
     invoke = method.invoke
     default = method.timeout
+    admit = None if guard is None else guard.admit
 
     async def serve(scope: Scope, headers: RawHeaders, receive: Receive, send: Send) -> None:
         ctx = None
         try:
             ctx = Context(method, scope, due(headers, default))
+            if admit is not None:
+                admit(ctx, headers)
             frames.declared(headers, limit)
             message = await receive()
             body = message.get("body", b"")
@@ -94,7 +108,7 @@ def json(method: Method, limit: int) -> Serve:
                 request = decode(body)
             except Exception as error:
                 raise wire.malformed(error) from error
-            response = json_codec.encode(await invoke(request, ctx, receive))
+            response = frames.within(json_codec.encode(await invoke(request, ctx, receive)), limit)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             await fail_http(send, error, ctx)
             return
@@ -120,6 +134,10 @@ async def answer_http(send: Send, body: bytes, ctx: Context) -> None:
     start = {"type": "http.response.start", "status": 200, "headers": headers}
     with contextlib.suppress(OSError):
         await send(start)
+        if len(body) >= LARGE:
+            sent = send({"type": "http.response.body", "body": body, "more_body": True})
+            body = b""  # the server has it
+            await caught_up(sent, send)
         await send({"type": "http.response.body", "body": body})
 
 
@@ -129,10 +147,14 @@ async def fail_http(send: Send, error: BaseException, ctx: Context | None, statu
     if known is None:
         return
     headers = [_JSON, *(response_headers(ctx) if ctx is not None else ())]
+    status = status or known.kind.http_status
     if status == 405:
         headers.append((b"allow", b"GET, POST"))
+    elif status == 401:
+        why = b' error="invalid_token"' if isinstance(known, RefusedTokenError) else b""
+        headers.append((b"www-authenticate", b"Bearer" + why))
     with contextlib.suppress(OSError):
-        await send({"type": "http.response.start", "status": status or known.kind.http_status, "headers": headers})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": wire.to_json(known)})
     raise_again(error)
 
@@ -142,7 +164,7 @@ async def fail_grpc(send: Send, error: BaseException, ctx: Context | None, type_
     known = told(error)
     if known is None:
         return
-    headers, trailers = [type_header], wire.trailers(known)
+    headers, trailers = [type_header], grpc_trailers(known)
     if ctx is not None:
         headers += _pairs(ctx._response_headers)
         trailers = [*_pairs(ctx._response_trailers), *trailers]
@@ -151,6 +173,14 @@ async def fail_grpc(send: Send, error: BaseException, ctx: Context | None, type_
         await send({"type": "http.response.body", "body": b""})
         await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
     raise_again(error)
+
+
+def grpc_trailers(error: Error) -> list[tuple[bytes, bytes]]:
+    """What ends a gRPC call that fails."""
+    found = wire.trailers(error)
+    if isinstance(error, RefusedTokenError):
+        found.append((REFUSED, error.header))
+    return found
 
 
 def response_headers(ctx: Context) -> list[tuple[bytes, bytes]]:

@@ -17,13 +17,14 @@ from urllib.parse import urlsplit
 from micro.domain import errors
 from micro.domain.errors import Kind
 from micro.domain.service import StreamKind
-from micro.rpc import deadline, json_codec, unary
+from micro.rpc import deadline, frames, json_codec, unary
 from micro.rpc import errors as wire
 from micro.rpc.context import CURRENT, Context, Scope
 from micro.rpc.deadline import DisconnectedError
+from micro.rpc.guard import Guard
 from micro.rpc.method import Method
 from micro.rpc.receive import Patient, Receive
-from micro.rpc.unary import Send
+from micro.rpc.send import Send
 
 _AHEAD = 16
 """Frames that may wait for the handler before the caller has to."""
@@ -31,17 +32,18 @@ _AHEAD = 16
 _OURS = {Kind.INTERNAL, Kind.UNKNOWN, Kind.DATA_LOSS}
 
 
-async def serve(method: Method | None, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-    """Answer one WebSocket, from its handshake to its close."""
+async def serve(
+    method: Method | None, scope: Scope, receive: Receive, send: Send, limit: int, guard: Guard | None = None
+) -> None:
+    """Answer one WebSocket, from its handshake to its close. Whom the guard does not let in has no handshake."""
     message = await receive()
     if message["type"] != "websocket.connect":
         return
-    if method is None or not _same_origin(scope):
+    ctx = _admitted(method, scope, guard)
+    if method is None or ctx is None:
         await send({"type": "websocket.close", "code": 1008})
         return
     await send({"type": "websocket.accept"})
-    seconds = method.timeout if method.kind is StreamKind.UNARY else None
-    ctx = Context(method, scope, None if seconds is None else time.monotonic() + seconds)
     token = CURRENT.set(ctx)
     code = 1000
     try:
@@ -65,6 +67,21 @@ async def serve(method: Method | None, scope: Scope, receive: Receive, send: Sen
         CURRENT.reset(token)
 
 
+def _admitted(method: Method | None, scope: Scope, guard: Guard | None) -> Context | None:
+    """The context of a conversation; None for one that is not to be."""
+    if method is None or not _same_origin(scope):
+        return None
+    seconds = method.timeout if method.kind is StreamKind.UNARY else None
+    ctx = Context(method, scope, None if seconds is None else time.monotonic() + seconds)
+    try:
+        if guard is not None:
+            guard.admit(ctx, dict(scope["headers"]))
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody comes in
+        unary.told(error)
+        return None
+    return ctx
+
+
 def _same_origin(scope: Scope) -> bool:
     """Browsers let any page open a WebSocket anywhere; we take those of our own origin, and callers without one."""
     headers = dict(scope["headers"])
@@ -76,7 +93,7 @@ def _same_origin(scope: Scope) -> bool:
 
 
 async def _converse(method: Method, ctx: Context, receive: Receive, send: Send, limit: int) -> None:
-    frames: asyncio.Queue[Any] = asyncio.Queue(_AHEAD)
+    queue: asyncio.Queue[Any] = asyncio.Queue(_AHEAD)
     answering = asyncio.current_task()
     assert answering is not None
     gone = False
@@ -85,14 +102,14 @@ async def _converse(method: Method, ctx: Context, receive: Receive, send: Send, 
         nonlocal gone
         patient = Patient(receive)
         while (message := await patient())["type"] != "websocket.disconnect":
-            await frames.put(message)
+            await queue.put(message)
         gone = True
         answering.cancel()
 
     pumping = asyncio.get_running_loop().create_task(pump())  # owned: by this conversation
     cancelling = answering.cancelling()
     try:
-        await _answer(method, ctx, _requests(method, frames, limit), send)
+        await _answer(method, ctx, _requests(method, queue, limit), send, limit)
     except asyncio.CancelledError:
         if gone and answering.uncancel() <= cancelling:
             raise DisconnectedError from None
@@ -101,10 +118,10 @@ async def _converse(method: Method, ctx: Context, receive: Receive, send: Send, 
         pumping.cancel()
 
 
-async def _requests(method: Method, frames: asyncio.Queue[Any], limit: int) -> AsyncIterator[Any]:
+async def _requests(method: Method, queue: asyncio.Queue[Any], limit: int) -> AsyncIterator[Any]:
     decode = json_codec.decoder(method.input)
     while True:
-        message = await frames.get()
+        message = await queue.get()
         text = message.get("text")
         data = text.encode() if text is not None else message.get("bytes") or b""
         if not data:
@@ -118,11 +135,11 @@ async def _requests(method: Method, frames: asyncio.Queue[Any], limit: int) -> A
         yield request
 
 
-async def _answer(method: Method, ctx: Context, requests: AsyncIterator[Any], send: Send) -> None:
+async def _answer(method: Method, ctx: Context, requests: AsyncIterator[Any], send: Send, limit: int) -> None:
     async def give(response: Any) -> None:
         if response.__class__ is not method.output:
             raise method.wrong(response)
-        await send({"type": "websocket.send", "text": json_codec.encode(response).decode()})
+        await send({"type": "websocket.send", "text": frames.within(json_codec.encode(response), limit).decode()})
 
     first: Any = requests
     if method.kind in {StreamKind.UNARY, StreamKind.SERVER}:

@@ -8,20 +8,19 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from micro.backends.envoy import bootstrap
+from micro.backends.envoy import bootstrap, secrets
 from micro.backends.envoy.admin import Admin
 from micro.backends.nats import process as nats
 from micro.backends.process.launcher import LocalLauncher
 from micro.backends.process.launcher_server import LauncherServer
 from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
 from micro.rpc import asgi_server
+from micro.server.certificates import Certificates
+from micro.server.first_start import FirstAdmin
 from micro.server.settings import Layout, Settings
 from micro.server.supervisor import DRAIN_SECONDS, Unit
 
-Announce = Callable[[Settings, Layout], None]
-
-GATEWAYS = ("api", "mesh", "proxy")
-"""The Envoys that take their routes from the control plane."""
+Announce = Callable[[Settings, Layout, FirstAdmin | None], None]
 
 _KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -55,14 +54,32 @@ def units(settings: Settings, layout: Layout) -> list[Unit]:
     if settings.registry_state == "nats" and not settings.nats_url:
         found.append(_nats(settings, layout))
     stateful = tuple(unit.name for unit in found)
-    # These three start side by side, because importing takes most of their time; each waits for the others by itself.
+    # These start side by side, because importing takes most of their time; each waits for the others by itself.
     found.append(_core(settings, layout, "registry", settings.registry_address, stateful))
+    found.append(_core(settings, layout, "auth", settings.auth_address, ()))
     found.append(_core(settings, layout, "network", settings.network_address, stateful))
     found.append(_core(settings, layout, "runtime", settings.runtime_address, stateful))
     found.append(_gateway(settings, layout, "mesh", settings.mesh_address))
     found.append(_gateway(settings, layout, "api", settings.api_address))
     found.append(_gateway(settings, layout, "proxy", settings.proxy_address))
     return found
+
+
+def secret_files(settings: Settings, layout: Layout) -> secrets.Files | None:
+    """Where the listeners read their certificate; None without TLS."""
+    if not settings.tls_cert:
+        return None
+    clients = layout.tls / "clients.json" if settings.tls_client_ca else None
+    return secrets.Files(layout.tls / "certificate.json", clients)
+
+
+def certificates(settings: Settings, layout: Layout) -> Certificates | None:
+    """What hands the operator's certificate to the listeners; None without TLS."""
+    files = secret_files(settings, layout)
+    if files is None:
+        return None
+    clients = Path(settings.tls_client_ca) if settings.tls_client_ca else None
+    return Certificates(Path(settings.tls_cert), Path(settings.tls_key), clients, files, layout.certificate)
 
 
 def _folder(layout: Layout) -> None:
@@ -119,7 +136,8 @@ def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tu
         needs,
         spec,
         ready=lambda: Admin(admin).wait_ready(settings.ready_timeout),
-        outlived_by=() if name == "registry" else ("registry",),
+        # The others take themselves out of the registry when they end, which asks auth who they are.
+        outlived_by={"auth": (), "registry": ("auth",)}.get(name, ("registry", "auth")),
     )
 
 
@@ -132,6 +150,8 @@ def _gateway(settings: Settings, layout: Layout, name: str, address: str) -> Uni
         admin=admin,
         access_log=settings.access_log and name != "mesh",
         cors=name == "api" and bool(settings.cors_origins),
+        secret=settings.server_secret,
+        tls=None if name == "mesh" else secret_files(settings, layout),
     )
     workers = 1 if name == "mesh" else settings.gateway_workers
 
@@ -163,8 +183,3 @@ def service_drain(layout: Layout) -> Callable[[ProcessInfo], Awaitable[None]]:
         await admin.wait_idle(DRAIN_SECONDS)
 
     return drain
-
-
-def service_command(python: Path, folder: Path, address: str, admin: Path) -> asgi_server.Command:
-    """What the runtime executes for a service: `app` of its main.py."""
-    return asgi_server.command("main:app", address=address, admin=admin, folder=folder, python=python)

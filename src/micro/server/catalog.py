@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from micro.domain import errors
+from micro.ports.identity import IdentityStore
 from micro.ports.lifecycle import Startable
 from micro.ports.registry import Registry
 from micro.server.settings import Layout, Settings
@@ -42,3 +43,10 @@ def registry(settings: Settings, layout: Layout) -> RegistryState:
             return RegistryState(NatsRegistry(connection), (connection,))
         case other:
             raise errors.invalid_argument(f"MICRO_REGISTRY_STATE={other!r}: use nats or memory")
+
+
+def identity(settings: Settings, layout: Layout) -> IdentityStore:
+    """Where accounts and rules are kept, not started yet."""
+    from micro.backends.sqlite.identity import SqliteIdentity
+
+    return SqliteIdentity(layout.auth / "identity.db")

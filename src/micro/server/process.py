@@ -2,35 +2,140 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from micro._version import __version__
+from micro.domain import names
+from micro.domain.namespace import Quota
 from micro.framework import client as calls
+from micro.framework.guard import CoreGuard
+from micro.framework.policy import Policy, PolicyFollower
 from micro.framework.service import Service
 from micro.rpc import pages
+from micro.rpc.app import DEFAULT_TIMEOUT
 from micro.rpc.client import Client
-from micro.server import assemble, catalog
+from micro.rpc.credentials import Credentials
+from micro.rpc.gen.micro.auth.v1.auth_connect import PolicyClient
+from micro.rpc.gen.micro.auth.v1.auth_pb import PolicyWatchRequest, PolicyWatchResponse
+from micro.rpc.registrar import RemoteRegistrar
+from micro.rpc.tokens import JwtVerifier
+from micro.server import catalog, shared
 from micro.server.settings import Layout, Settings
+from micro.services import _auth_core as core_accounts
 
 BUILD_SECONDS = 900.0
 """How long a call of the runtime may take: it builds, starts and drains."""
+
+JWKS = "/.well-known/jwks.json"
+"""Where the public keys are: open to everybody, programs and pages."""
 
 SYNC_SECONDS = 60.0
 """How long a call of the control plane may take: it waits for proxies."""
 
 
-def registry(settings: Settings, layout: Layout) -> Service:
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Core(NamedTuple):
+    """One of the platform's services, and what it answers to web pages too, by path."""
+
+    service: Service
+    pages: Mapping[str, Asgi] = MappingProxyType({})
+
+
+class Member:
+    """One core service among the others: as whom it calls them, and who may call it."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._name = name
+        self._settings = settings
+        secret = core_accounts.secret(settings.server_secret, name)
+        nobody = Client(settings.auth_address, pool=calls.pool)
+        self._identity = Credentials.over(nobody, name, secret, names.DEFAULT_NAMESPACE)
+        self.policy = Policy(JwtVerifier())
+
+    def client(self, address: str) -> Client:
+        """Calls to the service at an address, as this one."""
+        return Client(address, pool=calls.pool, identity=self._identity)
+
+    def quota(self, namespace: str) -> Quota | None:
+        """The limits of a namespace; None when there is no such namespace."""
+        found = self.policy.namespaces.get(namespace)
+        return None if found is None else found.quota
+
+    def service(
+        self,
+        *handlers: object,
+        timeout: float = DEFAULT_TIMEOUT,
+        watch: Callable[[], AsyncIterator[PolicyWatchResponse]] | None = None,
+    ) -> Service:
+        """The service, which registers itself as soon as it knows who may call.
+
+        Args:
+            watch: how it hears that; from auth by default.
+        """
+        auth = self.client(self._settings.auth_address).of(PolicyClient, "auth")
+        return Service(
+            self._name,
+            *handlers,
+            version=__version__,
+            timeout=timeout,
+            registrar=RemoteRegistrar(self.client(self._settings.registry_address)),
+            guard=CoreGuard(self.policy, self._settings.server_secret),
+            policy=PolicyFollower(self.policy, watch or (lambda: auth.watch(PolicyWatchRequest()))),
+        )
+
+
+def auth(settings: Settings, layout: Layout) -> Core:
+    """Identity: accounts, rules, tokens, namespaces."""
+    from micro.backends.argon.secrets import ArgonHasher
+    from micro.backends.jwt.tokens import JwtSigner
+    from micro.backends.remote.tenants import RemoteTenants
+    from micro.services.auth import AuthService
+
+    member = Member("auth", settings)
+    service = AuthService(
+        catalog.identity(settings, layout),
+        JwtSigner(),
+        JwtVerifier(),
+        ArgonHasher(),
+        RemoteTenants(member.client(settings.runtime_address), member.client(settings.registry_address)),
+        server_secret=settings.server_secret,
+        public=settings.open,
+        local_login=not settings.no_local_login,
+    )
+    read = asyncio.Event()
+
+    async def watch() -> AsyncIterator[PolicyWatchResponse]:
+        await read.wait()  # before, nothing of what is told would be true
+        async for told in service.watch():
+            yield told
+
+    app = member.service(*service.handlers, watch=watch)
+
+    @app.on_start
+    async def start(stack: AsyncExitStack) -> None:
+        await service.start(stack)
+        read.set()
+
+    app.readiness.add("state", lambda: "" if service.healthy() else "its state cannot be reached")
+    return Core(app, {JWKS: service.jwks})
+
+
+def registry(settings: Settings, layout: Layout) -> Core:
     """The registry, over the state that the settings name."""
     from micro.services.registry import RegistryService
 
     state = catalog.registry(settings, layout)
-    handler = RegistryService(state.registry)
-    app = Service("registry", handler, version=__version__)
+    member = Member("registry", settings)
+    handler = RegistryService(state.registry, exists=lambda namespace: namespace in member.policy.namespaces)
+    app = member.service(handler)
 
     @app.on_start
     async def start(stack: AsyncExitStack) -> None:
@@ -39,62 +144,69 @@ def registry(settings: Settings, layout: Layout) -> Service:
         await handler.start(stack)
 
     app.readiness.add("state", lambda: "" if handler.healthy() else "its state cannot be reached")
-    return app
+    return Core(app)
 
 
-def network(settings: Settings, layout: Layout) -> Service:
+def network(settings: Settings, layout: Layout) -> Core:
     """The control plane, with the discovery service that Envoys connect to."""
     from micro.backends.envoy.ads import EnvoyDataplane
     from micro.rpc.gen.micro.registry.v1.registry_connect import RegistryClient
     from micro.services.network import NetworkService
 
-    watched = _client(settings.registry_address).of(RegistryClient, "registry")
-    dataplane = EnvoyDataplane(__version__, settings.cors_origins, expected=assemble.GATEWAYS)
+    member = Member("network", settings)
+    watched = member.client(settings.registry_address).of(RegistryClient, "registry")
+    dataplane = EnvoyDataplane(__version__, shared.front(settings), expected=shared.GATEWAYS)
     handler = NetworkService(watched.watch, dataplane)
-    app = Service("network", handler, dataplane, version=__version__, timeout=SYNC_SECONDS)
+    app = member.service(handler, dataplane, timeout=SYNC_SECONDS)
     app.on_start(handler.start)
     app.readiness.add("registry", lambda: "" if handler.healthy() else "the registry has not been heard yet")
-    return app
+    member.policy.on_change(
+        lambda: handler.limit({name: found.quota.requests for name, found in member.policy.namespaces.items()})
+    )
+    return Core(app)
 
 
-def runtime(settings: Settings, layout: Layout) -> Service:
+def runtime(settings: Settings, layout: Layout) -> Core:
     """The runtime on this host; its processes are the supervisor's."""
     from micro.backends.envoy.admin import Admin
+    from micro.backends.files import migration
+    from micro.backends.files.accounts import FileAccounts
     from micro.backends.files.sources import FileSources
     from micro.backends.files.workloads import FileWorkloads
     from micro.backends.process.builder import UvBuilder
     from micro.backends.process.launcher_client import RemoteLauncher
     from micro.backends.process.logs import LogFolder
+    from micro.backends.remote.accounts import RemoteAccounts
     from micro.backends.remote.traffic import RemoteTraffic
     from micro.rpc import asgi_server
     from micro.services.host import Host, RuntimeSettings
     from micro.services.runtime import Runtime, Source
 
-    sources = FileSources(layout.runtime)
+    member = Member("runtime", settings)
+    namespaces = layout.runtime / "namespaces"
+    migration.migrate(layout.runtime, layout.logs, namespaces)
+    sources = FileSources(namespaces)
     host = Host(
         launcher=RemoteLauncher(layout.launcher),
         builder=UvBuilder(layout.runtime / "environments", asgi_server.interpreter()),
-        store=FileWorkloads(layout.runtime / "workloads"),
+        store=FileWorkloads(namespaces),
         sources=sources,
-        logs=LogFolder(layout.logs),
-        traffic=RemoteTraffic(_client(settings.registry_address), _client(settings.network_address)),
-        command=assemble.service_command,
+        logs=LogFolder(layout.logs, namespaces),
+        traffic=RemoteTraffic(member.client(settings.registry_address), member.client(settings.network_address)),
+        accounts=FileAccounts(namespaces, RemoteAccounts(member.client(settings.auth_address))),
+        command=shared.service_command,
         admin_socket=layout.admin,
         admin=Admin,
         settings=RuntimeSettings(network=settings.mesh_address, ready_timeout=settings.ready_timeout),
     )
-    handler = Runtime(host)
-    app = Service("runtime", handler, Source(sources), version=__version__, timeout=BUILD_SECONDS)
+    handler = Runtime(host, member.quota)
+    app = member.service(handler, Source(sources, member.quota), timeout=BUILD_SECONDS)
     app.on_start(handler.start)
-    return app
+    return Core(app)
 
 
-def _client(address: str) -> Client:
-    return Client(address, pool=calls.pool)
-
-
-ASSEMBLIES: Mapping[str, Callable[[Settings, Layout], Service]] = MappingProxyType(
-    {"registry": registry, "network": network, "runtime": runtime}
+ASSEMBLIES: Mapping[str, Callable[[Settings, Layout], Core]] = MappingProxyType(
+    {"auth": auth, "registry": registry, "network": network, "runtime": runtime}
 )
 """How each core service is put together, by name."""
 
@@ -104,17 +216,20 @@ class Process:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._service: Service | None = None
+        self._core: Core | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if pages.made_by_one(scope):
+        if self._core is None:
+            self._core = self._assemble()
+        page = self._core.pages.get(scope.get("path", ""))
+        if page is not None and scope["type"] == "http":
+            await page(scope, receive, send)
+        elif pages.made_by_one(scope):
             await pages.refuse(scope, send)
-            return
-        if self._service is None:
-            self._service = self._assemble()
-        await self._service(scope, receive, send)
+        else:
+            await self._core.service(scope, receive, send)
 
-    def _assemble(self) -> Service:
+    def _assemble(self) -> Core:
         settings = Settings.load(Path(self._environ["MICRO_SETTINGS"]).read_text())
         return ASSEMBLIES[self._environ["MICRO_SERVICE_NAME"]](settings, Layout(settings.home))
 

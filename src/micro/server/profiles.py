@@ -16,6 +16,13 @@ _LOCAL: dict[str, Any] = {
     "access_log": False,
     "gateway_workers": min(4, os.cpu_count() or 1),
     "ready_timeout": 30.0,
+    "public": False,
+    "insecure": False,
+    "tls_cert": "",
+    "tls_key": "",
+    "tls_client_ca": "",
+    "base_domain": "",
+    "no_local_login": False,
 }
 
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from micro._version import __version__
 from micro.domain import errors
+from micro.ports import background, private_file
 from micro.rpc import asgi_server
-from micro.server import assemble
+from micro.server import assemble, first_start, shared
 from micro.server.settings import Layout, Settings
 from micro.server.supervisor import Screen, Supervisor
 
@@ -30,12 +31,14 @@ class Program:
         self.settings = settings.with_ports()
         self.layout = Layout(settings.home)
         self._screen = screen
+        self._certificates = assemble.certificates(self.settings, self.layout)
 
     async def run(self, announce: assemble.Announce) -> None:
         """Run until SIGINT, SIGTERM or SIGHUP; everything that was started has ended when it returns.
 
         Raises:
             Error: FAILED_PRECONDITION when the home or a port is taken, or this Python cannot be embedded;
+                INVALID_ARGUMENT for a certificate that does not hold, or what is no web origin;
                 StartError when a process does not become ready.
         """
         stop = asyncio.Event()
@@ -46,21 +49,27 @@ class Program:
                 loop.add_signal_handler(number, stop.set)
         # Told now, in one line, instead of by every process in many.
         asgi_server.libpython()
+        shared.front(self.settings)
         with self._owned_home(), _full_disks_told():
             # What a killed server left would lead the command line to ports that are somebody else's by now.
             self.layout.state.unlink(missing_ok=True)
             for name in ("api_address", "proxy_address"):
                 _check_free(name, getattr(self.settings, name))
             async with AsyncExitStack() as stack:
+                if self._certificates is not None:
+                    self._certificates.load()
+                    background.spawn(stack, self._certificates.follow(self._screen.note), "following the certificate")
                 launcher = await assemble.launcher(self.layout, stack)
                 units = assemble.units(self.settings, self.layout)
                 self._write(self.layout.settings, self.settings.dump())
                 supervisor = Supervisor(launcher, units, self._screen, assemble.service_drain(self.layout))
 
-                def ready() -> None:
+                async def ready() -> None:
+                    first = await first_start.begin(self.settings)
+                    # Only now: who finds it may need the session.
                     self._write(self.layout.state, json.dumps(self.state()))
                     stack.callback(self.layout.state.unlink, missing_ok=True)
-                    announce(self.settings, self.layout)
+                    announce(self.settings, self.layout, first)
 
                 await supervisor.run(stop, ready)
 
@@ -71,12 +80,14 @@ class Program:
             "version": __version__,
             "api_address": self.settings.api_address,
             "proxy_address": self.settings.proxy_address,
+            "tls_cert": str(self.layout.certificate) if self.settings.tls_cert else "",
         }
 
     @contextlib.contextmanager
     def _owned_home(self) -> Iterator[None]:
         """Make the folders and hold the home's lock; the kernel gives the lock back whatever happens to us."""
-        for folder in (self.layout.root, self.layout.logs / "core", self.layout.processes, self.layout.run):
+        layout = self.layout
+        for folder in (layout.root, layout.logs / "core", layout.processes, layout.tls, layout.run):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
@@ -96,8 +107,9 @@ class Program:
             try:
                 yield
             finally:
-                # Sockets and the proxies' configuration: of no use to anybody now.
-                shutil.rmtree(self.layout.run, ignore_errors=True)
+                # Sockets, the proxies' configuration and keys: of no use to anybody now.
+                for folder in (layout.run, layout.tls):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _taken(self) -> str:
         pid = self.layout.lock.read_text().strip() or "?"
@@ -109,10 +121,7 @@ class Program:
     @staticmethod
     def _write(path: Path, text: str) -> None:
         """Write a private file whole or not at all."""
-        fresh = path.with_name(path.name + ".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-        fresh.replace(path)
+        private_file.write(path, text)
 
 
 @contextlib.contextmanager
@@ -127,7 +136,11 @@ def _full_disks_told() -> Iterator[None]:
 def _check_private(folder: Path) -> None:
     """The temporary folder is everybody's; what lies there under our name must be ours alone."""
     status = folder.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
+    if status.st_uid != os.getuid():  # where only its owner may remove it
+        raise errors.failed_precondition(
+            f"{folder} belongs to another user: set TMPDIR to a folder of your own, of at most 40 characters"
+        )
+    if status.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
         raise errors.failed_precondition(f"{folder} is not a private folder of yours: remove it and try again")
 
 

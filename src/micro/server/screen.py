@@ -7,6 +7,7 @@ import time
 from typing import TextIO
 
 from micro._version import __version__
+from micro.server.first_start import FirstAdmin
 from micro.server.settings import Layout, Settings
 from micro.server.supervisor import Unit
 
@@ -43,24 +44,51 @@ class Terminal:
     def back(self, unit: Unit, seconds: float) -> None:
         self._line(f"  {self._paint('32', '✓')} {unit.name:<10}back after {seconds:.1f} s")
 
-    def running(self, settings: Settings, layout: Layout) -> None:
-        """Where to go from here."""
+    def note(self, text: str) -> None:
+        self._line(f"  {self._paint('33', '!')} {text}")
+
+    def running(self, settings: Settings, layout: Layout, first: FirstAdmin | None) -> None:
+        """Who may call, where, and where to go from here; the first admin's secret, this once."""
         seconds = time.monotonic() - self._begin
         self._line()
         self._line(f"  {self._paint('1;32', 'ready')} in {seconds:.1f} s; Ctrl-C stops it")
         self._line()
-        host = settings.proxy_address.rpartition(":")[0].strip("[]")
-        if host not in ("127.0.0.1", "::1", "localhost"):
-            warning = self._paint("33", "! whoever reaches the proxy may run code here")
-            self._line(f"  {warning}: it listens on {settings.proxy_address}")
-            self._line()
-        self._line(f"  HTTP  {self._paint('36', 'http://' + settings.api_address)}")
+        secure = "s" if settings.tls_cert else ""
+        self._line(f"  HTTP  {self._paint('36', f'http{secure}://{settings.api_address}')}")
         self._line(f"  gRPC  {self._paint('36', settings.proxy_address)}")
         self._line(f"  logs  {layout.logs}")
         self._line()
+        self._line(f"  calls {_who_may(settings)}")
+        self._line(f"  TLS   {_how_private(settings)}")
+        self._line()
+        if first is not None:
+            self._first(first, layout)
         self._line(f"  next: {self._paint('1', 'micro new greeter && cd greeter && micro run .')}")
+
+    def _first(self, first: FirstAdmin, layout: Layout) -> None:
+        self._line(f"  admin {self._paint('1', first.id)}, with the secret {self._paint('1', first.secret)}")
+        self._line("        Keep it: it is not shown again. It is for `micro login --username admin` elsewhere;")
+        if first.session:
+            self._line("        the command line of this home is logged in already.")
+        else:
+            self._line("        nobody is logged in yet.")
+        self._line()
 
     def stopping(self) -> None:
         """The last line."""
         self._line()
         self._line("  stopped")
+
+
+def _who_may(settings: Settings) -> str:
+    if settings.on_loopback:
+        return "services: anyone can call them, the listeners are on loopback"
+    if settings.public:
+        return "services: anyone can call them, on every address: --public says so"
+    return "services: an account is needed"
+
+
+def _how_private(settings: Settings) -> str:
+    if not settings.tls_cert:
+        return "off" if settings.on_loopback else "off: what is in front of the listeners has to do it"
+    return f"on, with {settings.tls_cert}" + (", and clients need a certificate" if settings.tls_client_ca else "")

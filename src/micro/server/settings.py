@@ -6,15 +6,22 @@ import dataclasses
 import hashlib
 import json
 import os
-import socket
+import re
+import secrets
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from micro.domain import address as addresses
 from micro.domain import errors
+from micro.domain.errors import Error
+from micro.ports.free_address import free_address, free_addresses
 from micro.server import profiles
+
+_FILES = ("tls_cert", "tls_key", "tls_client_ca")
+_DOMAIN = re.compile(r"(?=.{1,190}$)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,33 @@ class Settings:
     ready_timeout: float
     """Seconds that a core service or a user's service may take to become ready."""
 
+    public: bool = False
+    """Whether users' services may be called without an account although a listener is not on the loopback address."""
+
+    insecure: bool = False
+    """Whether the proxy may listen without TLS where others reach it: something in front of it has to do that."""
+
+    tls_cert: str = ""
+    """File of the listeners' certificate, PEM, with what leads to its authority; empty for no TLS."""
+
+    tls_key: str = ""
+    """File of its private key, PEM."""
+
+    tls_client_ca: str = ""
+    """File of authorities, PEM, one of which must have signed a client's certificate; empty to ask for none."""
+
+    base_domain: str = ""
+    """Domain below which each namespace has a host at the HTTP gateway: "example.com" for "shop.example.com"."""
+
+    no_local_login: bool = False
+    """Whether the first start keeps no session for the command line of the same home."""
+
+    reset_admin: bool = False
+    """Whether the admin gets a new secret at this start, and its sessions end. No variable says so: it is for once."""
+
+    server_secret: str = dataclasses.field(default="", repr=False)
+    """What this server's own processes know each other by; random, made at start."""
+
     nats_address: str = ""
     """HOST:PORT of our own NATS; chosen at start."""
 
@@ -63,14 +97,29 @@ class Settings:
     runtime_address: str = ""
     """HOST:PORT of the runtime; chosen at start."""
 
+    auth_address: str = ""
+    """HOST:PORT of auth; chosen at start."""
+
     mesh_address: str = ""
     """HOST:PORT that services call each other through; chosen at start."""
 
+    @property
+    def open(self) -> bool:
+        """Whether users' services may be called without an account where no rule says anything else."""
+        return self.public or self.on_loopback
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine reaches the listeners."""
+        return all(_is_loopback(where) for where in (self.api_address, self.proxy_address))
+
     def with_ports(self) -> Settings:
-        """These settings with a free port for each address that is chosen at start."""
-        nats, registry, network, runtime, mesh = free_addresses(5)
+        """These settings with what is chosen at start: a free port for each inner address, and the server's secret."""
+        nats, registry, network, runtime, auth, mesh = free_addresses(6)
         return dataclasses.replace(
             self,
+            server_secret=secrets.token_urlsafe(32),
+            auth_address=auth,
             nats_address=nats,
             registry_address=registry,
             network_address=network,
@@ -113,6 +162,21 @@ class Layout:
     @property
     def lock(self) -> Path:
         return self.root / "lock"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate that the listeners show, by which the command line of the same home knows them."""
+        return self.root / "certificate.pem"
+
+    @property
+    def tls(self) -> Path:
+        """What the listeners read of certificate and key; there while the server runs. Not among the sockets, which
+        others may clean away."""
+        return self.root / "tls"
+
+    @property
+    def auth(self) -> Path:
+        return self.root / "auth"
 
     @property
     def logs(self) -> Path:
@@ -175,7 +239,30 @@ def read(environ: Mapping[str, str], **arguments: Any) -> Settings:
     values.update(given)
     for name in ("api_address", "proxy_address"):
         values[name] = address(name, values[name])
-    return Settings(home=home(environ), profile=profile, **values)
+    return _checked(Settings(home=home(environ), profile=profile, **values))
+
+
+def _checked(settings: Settings) -> Settings:
+    """The settings when they go together, with whole paths. Raises INVALID_ARGUMENT that says what to change."""
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise errors.invalid_argument("--tls-cert and --tls-key belong together: give both, or none")
+    if settings.tls_client_ca and not settings.tls_cert:
+        raise errors.invalid_argument("--tls-client-ca needs TLS: give --tls-cert and --tls-key too")
+    if settings.base_domain and not _DOMAIN.fullmatch(settings.base_domain):
+        raise errors.invalid_argument(
+            f"--base-domain {settings.base_domain!r} is not a domain: use lower-case letters, for example example.com"
+        )
+    if not (_is_loopback(settings.proxy_address) or settings.tls_cert or settings.insecure):
+        raise errors.invalid_argument(
+            f"--proxy-address {settings.proxy_address} is reached by others, so it needs TLS: give --tls-cert and "
+            "--tls-key, or --insecure where something in front of it does that"
+        )
+    whole: dict[str, Any] = {name: str(Path(path).absolute()) for name in _FILES if (path := getattr(settings, name))}
+    return dataclasses.replace(settings, **whole)
+
+
+def _is_loopback(where: str) -> bool:
+    return addresses.is_loopback(addresses.split(where)[0])
 
 
 def _parse(name: str, text: str, default: object) -> object:
@@ -196,24 +283,10 @@ def address(name: str, text: str) -> str:
     Raises:
         Error: INVALID_ARGUMENT that names the setting.
     """
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        flag = name.replace("_", "-")
-        raise errors.invalid_argument(f"--{flag} {text!r} is not HOST:PORT, for example 127.0.0.1:8080")
-    if int(port) == 0:
-        return free_addresses(1, host or "127.0.0.1")[0]
-    return f"{host or '127.0.0.1'}:{port}"
-
-
-def free_addresses(count: int, host: str = "127.0.0.1") -> list[str]:
-    """Addresses that nothing listens on now, all different."""
-    sockets = []
     try:
-        for _ in range(count):
-            taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-            sockets.append(taken)
-            taken.bind((host.strip("[]"), 0))
-        return [f"{host}:{taken.getsockname()[1]}" for taken in sockets]
-    finally:
-        for taken in sockets:
-            taken.close()
+        host, port = addresses.split(text)
+    except Error:
+        flag = name.replace("_", "-")
+        raise errors.invalid_argument(f"--{flag} {text!r} is not HOST:PORT, for example 127.0.0.1:8080") from None
+    host = host or "127.0.0.1"
+    return addresses.join(host, port) if port else free_address(host)

@@ -59,6 +59,10 @@ class Screen(Protocol):
         """The unit takes calls again, so many seconds after it ended."""
         ...
 
+    def note(self, text: str) -> None:
+        """Something happened that is nobody's end."""
+        ...
+
 
 class StartError(errors.Error):
     """A unit did not become ready; carries its last lines of output."""
@@ -99,8 +103,8 @@ class Supervisor:
         self._screen = screen
         self._states = {name: _State() for name in self._units}
 
-    async def run(self, stop: asyncio.Event, announce: Callable[[], None]) -> None:
-        """Start everything, call `announce`, and return when `stop` is set and all that was started has ended.
+    async def run(self, stop: asyncio.Event, announce: Callable[[], Awaitable[None]]) -> None:
+        """Start everything, await `announce`, and return when `stop` is set and all that was started has ended.
 
         Raises:
             StartError: a unit did not become ready; everything has been ended.
@@ -112,7 +116,7 @@ class Supervisor:
                 owned = [tasks.create_task(self._watch(), name="exits")]
                 try:
                     if await self._start(stop):
-                        announce()
+                        await announce()
                         owned += [tasks.create_task(self._keep(unit), name=unit.name) for unit in self._units.values()]
                         await stop.wait()
                 except errors.Error as error:

@@ -8,15 +8,17 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from typing import Any
 
 from micro.domain import backoff, errors, workload
 from micro.domain.errors import Error, Kind
 from micro.domain.workload import Restarts, State, Workload
+from micro.ports.accounts import ServiceAccount
+from micro.ports.background import OwnedTasks
 from micro.ports.builder import Build
 from micro.ports.launcher import ProcessInfo, ProcessSpec
-from micro.services._tasks import OwnedTasks
-from micro.services.host import KIND, SERVICE, Exits, Host
+from micro.services.host import KIND, PYTHON, SERVICE, Exits, Host
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Instance:
         self._exit: asyncio.Future[ProcessInfo] | None = None
         self._serving = False
         self._placeholder = ""
+        self._awaited = False
 
     @property
     def failure(self) -> Failure | None:
@@ -81,6 +84,7 @@ class Instance:
         Raises:
             Failure: it was not; then nothing of it runs.
         """
+        self._awaited = True
         try:
             await self._begin()
         except BaseException as error:
@@ -91,6 +95,8 @@ class Instance:
             if isinstance(error, Exception):
                 raise self._failure_of(error) from error
             raise
+        finally:
+            self._awaited = False
         self._keeper = self._tasks.spawn(self._keep(begun=True), f"keep {self.wanted}")
 
     def adopt(self, info: ProcessInfo) -> None:
@@ -204,16 +210,17 @@ class Instance:
         self._exit = self._exits.expect(self.id)
         try:
             build = await self._build()
+            account = await host.accounts.ensure(*wanted.key)
             command = await asyncio.to_thread(
                 host.command, build.python, build.folder, self.address, host.admin_socket(self.id)
             )
             spec = ProcessSpec(
                 id=self.id,
                 argv=command.argv,
-                env={**host.inherited(), **wanted.env, **command.env, **self._environment()},
+                env={**host.inherited(), **wanted.env, **command.env, **self._environment(account)},
                 cwd=build.folder,
                 log=host.logs.path(wanted.key),
-                labels=self._labels(),
+                labels=self._labels(build),
             )
             info = await host.launcher.start(spec)
         except Error as error:
@@ -226,23 +233,26 @@ class Instance:
 
     async def _build(self) -> Build:
         """What is there already after the first time. Raises Failure."""
+        folder = self._host.sources.folder(self.wanted.key, self.wanted.generation)
         try:
-            return await self._host.builder.build(self._host.sources.folder(self.wanted.key, self.wanted.generation))
+            return await self._host.builder.build(folder, background=not self._awaited)
         except Error as error:
             raise _told(error) from error
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, account: ServiceAccount) -> dict[str, str]:
         return {
             "MICRO_SERVICE_NAME": self.wanted.name,
             "MICRO_SERVICE_VERSION": self.wanted.version,
             "MICRO_SERVICE_ID": self.id,
             "MICRO_SERVICE_ADDRESS": self.address,
             "MICRO_NAMESPACE": self.wanted.namespace,
+            "MICRO_AUTH_ID": account.id,
+            "MICRO_AUTH_SECRET": account.secret,
             "MICRO_NETWORK": self._host.settings.network,
             "MICRO_LOG_FORMAT": "json",
         }
 
-    def _labels(self) -> dict[str, str]:
+    def _labels(self, build: Build) -> dict[str, str]:
         return {
             KIND: SERVICE,
             "namespace": self.wanted.namespace,
@@ -251,14 +261,16 @@ class Instance:
             "generation": str(self.wanted.generation),
             "revision": str(self.wanted.revision),
             "address": self.address,
+            PYTHON: str(build.python),
         }
 
     async def _until_routed(self) -> None:
         """Return when requests reach it. Raises Failure when its process ends before that."""
         assert self._exit is not None
         routed = self._tasks.spawn(self._routed(), f"routed {self.id}")
+        awaited: tuple[asyncio.Future[Any], ...] = (routed, self._exit)
         try:
-            await asyncio.wait({routed, self._exit}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             routed.cancel()
         if self._exit.done():
@@ -357,6 +369,10 @@ class Instance:
         except Exception as error:  # noqa: BLE001 - once it is forgotten, the next look at what runs ends it
             _log.warning("%s: cannot be stopped: %s", self.id, error)
         self._exits.forget(self.id)
+        socket = self._host.admin_socket(self.id)
+        for left in (socket, socket.with_suffix(".json")):  # and the configuration of the server around the code
+            with suppress(OSError):
+                left.unlink()
         self._exit, self.pid = None, 0
 
     async def _stop_keeping(self) -> None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from micro.domain import errors, names
+from micro.domain.account import Account
 from micro.domain.route import LONGEST_TIMEOUT
 from micro.domain.service import Registration
 from micro.rpc import convert
@@ -20,8 +21,35 @@ DESCRIPTOR_BYTES = 4 * 1024 * 1024
 PAIRS = 256
 PAIR_CHARACTERS = 16 * 1024
 
+PLATFORM_CONTRACTS = "/micro."
+"""How the paths of the platform's own contracts begin. Calls are routed by path, so that nobody else may claim one."""
+
 _NODE_ID = re.compile(r"[!-~]{1,128}")
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(?P<port>[0-9]{1,5})")
+
+
+def may_register(account: Account, namespace: str, name: str) -> bool:
+    """Whether the account may announce instances of a service, and take them back.
+
+    Whoever is registered under a name is sent its calls, with the callers' tokens: a service's account stands for its
+    own name only, other accounts need the admin scope. For a process that is started by hand an admin makes a service's
+    account: type service, metadata service=NAME.
+    """
+    if name in names.CORE_SERVICES:
+        return account.platform
+    return account.administers(namespace) or (account.namespace == namespace and account.service == name)
+
+
+def check_may_register(account: Account, namespace: str, name: str) -> None:
+    """Raises PERMISSION_DENIED that says who may."""
+    if may_register(account, namespace, name):
+        return
+    if name in names.CORE_SERVICES:
+        raise errors.permission_denied(f"service name {name!r} belongs to the platform: choose another")
+    raise errors.permission_denied(
+        f"{account} may not register {name!r}: that takes the account of the service, or the admin scope of "
+        f"namespace {namespace}"
+    )
 
 
 def validated(message: pb.Service, namespace: str) -> Registration:
@@ -47,6 +75,10 @@ def validated(message: pb.Service, namespace: str) -> Registration:
     _check_pairs(message.metadata, "service")
     _check_pairs(node.metadata, "node")
     for endpoint in message.endpoints:
+        if endpoint.path.startswith(PLATFORM_CONTRACTS) and name not in names.CORE_SERVICES:
+            raise errors.permission_denied(
+                f"{endpoint.path[:200]!r} is of a contract of the platform's own: use another package than micro"
+            )
         # Neither not-a-number nor infinity is between them.
         if not 0 <= endpoint.timeout <= LONGEST_TIMEOUT:
             raise errors.invalid_argument(

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from micro.domain import errors, workload
-from micro.domain.errors import Error
+from micro.domain.errors import Error, Kind
 from micro.domain.workload import Key, State, Workload
+from micro.ports import identity
+from micro.ports.background import OwnedTasks
 from micro.ports.launcher import ProcessInfo
 from micro.services._instance import Failure, Instance, unwrap
-from micro.services._tasks import OwnedTasks
-from micro.services.host import KIND, SERVICE, Exits, Host
+from micro.services._upkeep import Upkeep
+from micro.services.host import KIND, SERVICE, Exits, Host, Quotas
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class Entry:
         error: why the last operation failed; empty after one that did not.
         lock: held by the operation that changes it.
         changes: running and waiting operations that a Delete cuts short.
+        asked: instances that running and waiting updates will have.
         kept: what the store holds.
         saving: held by whoever changes that.
         gone: whether it was deleted.
@@ -52,6 +56,7 @@ class Entry:
     updated: str = ""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changes: set[asyncio.Task[Any]] = field(default_factory=set)
+    asked: list[int] = field(default_factory=list)
     kept: Workload | None = None
     saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     gone: bool = False
@@ -74,6 +79,11 @@ class Entry:
         """Whether it never ran, so that Create may take its place."""
         return self.workload.generation == 0 and self.phase is None
 
+    @property
+    def reserved(self) -> int:
+        """How many instances it has or may soon have, as quotas count them: not those that an update replaces."""
+        return 0 if self.failed else max(self.workload.instances, *self.asked, 0)
+
     def touch(self) -> None:
         self.updated = now()
 
@@ -85,12 +95,15 @@ def now() -> str:
 class Workloads:
     """Created, read, updated and deleted. Everything asked for goes on when the caller goes away."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, quotas: Quotas) -> None:
         self._host = host
+        self._quotas = quotas
+        self._purged: list[str] = []
         self._exits = Exits(host)
         self._tasks = OwnedTasks()
         self._entries: dict[Key, Entry] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._upkeep = Upkeep(host, self._folders, self.known)
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Take over what runs, start what is missing, end what nobody wants."""
@@ -108,8 +121,9 @@ class Workloads:
                 self._tasks.spawn(self._host.launcher.stop(info.id), f"end {info.id}")
         await self._host.sources.sweep({wanted.key: wanted.generation for wanted in kept if wanted.generation})
         self._tasks.spawn(self._exits.reconcile(), "reconcile")
+        self._tasks.spawn(self._upkeep.keep(), "upkeep")
 
-    def select(self, namespace: str, name: str = "", version: str = "") -> Iterable[Entry]:
+    def select(self, namespace: str, name: str = "", version: str = "") -> list[Entry]:
         """Those of a namespace, sorted by name and version."""
         found = [self._entries[key] for key in sorted(self._entries) if key[0] == namespace]
         return [
@@ -122,11 +136,14 @@ class Workloads:
         return key in self._entries
 
     async def create(self, wanted: Workload, upload_id: str, *, wait: bool) -> Entry:
-        """Unpack, build, start. Raises ALREADY_EXISTS while there is one that ever ran or is being made; with `wait`
-        FAILED_PRECONDITION when it does not become ready, and what `Sources.unpack` raises."""
+        """Unpack, build, start. Raises ALREADY_EXISTS while there is one that ever ran or is being made, NOT_FOUND for
+        a namespace that there is none of, RESOURCE_EXHAUSTED beyond its quota, and what `ServiceAccounts.ensure`
+        raises; with `wait` FAILED_PRECONDITION when it does not become ready, and what `Sources.unpack` raises."""
         entry = self._entries.get(wanted.key)
         if entry is not None and not entry.failed:
             raise errors.already_exists(f"{wanted} is there already: update it or kill it first")
+        # Nothing is awaited between this and the entry that counts: two at once do not slip past.
+        self._check_quota(wanted.key, wanted.instances)
         fresh = entry is None
         if entry is None:
             entry = self._entries[wanted.key] = Entry(wanted)
@@ -137,34 +154,71 @@ class Workloads:
         await self._perform(entry, begin, work, wait=wait)
         return entry
 
-    async def update(self, key: Key, change: Change, upload_id: str, *, wait: bool) -> Entry:
-        """Start the new beside the old and let it take over. Raises NOT_FOUND; with `wait` FAILED_PRECONDITION when
-        the new does not become ready, and what `Sources.unpack` raises: then the old goes on."""
-        entry = self._find(key)
+    async def update(self, key: Key, change: Change, upload_id: str, account: str, *, wait: bool) -> Entry:
+        """Start the new beside the old and let it take over. `account` is whose the upload has to be. Raises NOT_FOUND,
+        RESOURCE_EXHAUSTED beyond the namespace's quota; with `wait` FAILED_PRECONDITION when the new does not become
+        ready, and what `Sources.unpack` raises: then the old goes on."""
+        entry = self.find(key)
+        wanted = change.instances or entry.workload.instances
+        if wanted > entry.reserved:
+            self._check_quota(key, wanted)
+        entry.asked.append(wanted)
         if entry.failed and upload_id:
             entry.phase = State.PENDING  # from now on Create may not take its place
-        await self._perform(entry, self._begin_update(entry), self._update(entry, change, upload_id), wait=wait)
+        begin, work = self._begin_update(entry), self._update(entry, change, upload_id, account)
+        await self._perform(entry, begin, work, wait=wait, asked=wanted)
         return entry
 
     async def delete(self, key: Key) -> None:
         """End it, whatever it is in the middle of. Raises NOT_FOUND."""
-        entry = self._find(key)
+        entry = self.find(key)
         for operation in entry.changes:
             operation.cancel("it was killed")
         await self._perform(entry, None, self._delete(entry), wait=True)
 
-    def _find(self, key: Key) -> Entry:
+    async def purge(self, namespace: str) -> None:
+        """End and remove all of a namespace; until then nothing new begins there. Raises UNAVAILABLE when something
+        stays."""
+        self._purged.append(namespace)
+        try:
+            ends = (self.delete(entry.workload.key) for entry in self.select(namespace))
+            for end in await asyncio.gather(*ends, return_exceptions=True):
+                if isinstance(end, BaseException) and not (isinstance(end, Error) and end.kind is Kind.NOT_FOUND):
+                    raise end
+            await self._host.sources.purge(namespace)
+        finally:
+            self._purged.remove(namespace)
+
+    def _check_quota(self, key: Key, instances: int) -> None:
+        """Whether the namespace may have that service, with so many instances. Raises RESOURCE_EXHAUSTED, and NOT_FOUND
+        when there is no such namespace."""
+        namespace = key[0]
+        quota = self._quotas(namespace)
+        if quota is None:
+            raise identity.no_namespace(namespace)
+        if namespace in self._purged:
+            raise errors.aborted(f"everything of namespace {namespace} is being removed: try again later")
+        others = [entry for entry in self.select(namespace) if entry.workload.key != key]
+        if quota.services and len(others) >= quota.services:
+            raise _beyond("services", quota.services, len(others) + 1, key)
+        wanted = instances + sum(entry.reserved for entry in others)
+        if quota.instances and wanted > quota.instances:
+            raise _beyond("instances", quota.instances, wanted, key)
+
+    def find(self, key: Key) -> Entry:
+        """Raises NOT_FOUND."""
         entry = self._entries.get(key)
         if entry is None:
             raise errors.not_found(f"{_shown(key)} is not there: `micro status` lists what is")
         return entry
 
-    async def _perform(self, entry: Entry, begin: Work | None, work: Work, *, wait: bool) -> None:
+    async def _perform(self, entry: Entry, begin: Work | None, work: Work, *, wait: bool, asked: int = 0) -> None:
         """Run one operation after those that came before it. It goes on when the caller gives up.
 
         Args:
             begin: stores that there is a change, so that word of it survives everything; None for a Delete, which
                 waits for its end anyway. Without `wait` its error is all that the caller hears.
+            asked: what the entry has in `asked` for it.
         """
         loop = asyncio.get_running_loop()
         begun: asyncio.Future[None] = loop.create_future()
@@ -176,6 +230,8 @@ class Workloads:
         def settle(operation: asyncio.Task[Error | None]) -> None:
             # Not in the coroutine: one that is cancelled before its first step never runs any of it.
             entry.changes.discard(operation)
+            if asked:
+                entry.asked.remove(asked)
             for part in (begin, work):
                 if part is not None:
                     part.close()
@@ -238,18 +294,20 @@ class Workloads:
 
     async def _begin_create(self, entry: Entry, *, fresh: bool) -> None:
         try:
+            await self._host.accounts.ensure(*entry.workload.key)
             await self._put(entry, entry.workload)
         except Error as error:
             await self._undo(entry, error, forget=fresh)
             raise
 
     async def _begin_update(self, entry: Entry) -> None:
+        await self._host.accounts.ensure(*entry.workload.key)
         await self._put(entry, None)
 
     async def _create(self, entry: Entry, upload_id: str, *, fresh: bool) -> None:
         wanted = replace(entry.workload, generation=1, revision=entry.workload.revision + 1, error="")
         try:
-            await self._host.sources.unpack(upload_id, wanted.key, wanted.generation)
+            await self._host.sources.unpack(upload_id, wanted.key, wanted.generation, wanted.owner)
         except Error as error:
             await self._undo(entry, error, forget=fresh)
             raise
@@ -273,6 +331,7 @@ class Workloads:
         if forget:
             self._entries.pop(entry.workload.key, None)
             await self._forget(entry)
+            self._upkeep.due()
             return
         entry.workload = replace(entry.workload, generation=0, error=error.message, updated=now())
         await self._put(entry, entry.workload)
@@ -283,14 +342,14 @@ class Workloads:
             await self._host.store.delete(entry.workload.key)
             entry.gone = True
 
-    async def _update(self, entry: Entry, change: Change, upload_id: str) -> None:
+    async def _update(self, entry: Entry, change: Change, upload_id: str, account: str) -> None:
         old = entry.workload
         wanted = change.apply(old, new_code=bool(upload_id))
         try:
             if not wanted.generation:
                 raise errors.failed_precondition(f"{old} has no code that runs: update it with its source")
             if upload_id:
-                await self._host.sources.unpack(upload_id, wanted.key, wanted.generation)
+                await self._host.sources.unpack(upload_id, wanted.key, wanted.generation, account)
             await self._roll_out(entry, wanted, shown=not old.generation)
         except BaseException as error:
             entry.phase = None
@@ -301,6 +360,7 @@ class Workloads:
             raise
         if old.generation and old.generation != wanted.generation:
             await self._host.sources.remove(old.key, old.generation)
+            self._upkeep.due()
 
     async def _tell_failed_update(self, entry: Entry, old: Workload, error: Exception) -> None:
         if isinstance(error, Error):
@@ -366,7 +426,17 @@ class Workloads:
             raise
         await self._retire(entry.instances)
         await self._host.sources.remove(entry.workload.key)
+        try:
+            await self._host.accounts.remove(*entry.workload.key)
+        except Error as error:  # the next look for what is left over removes it
+            _log.warning("%s: its account is left over: %s", entry.workload, error)
         self._entries.pop(entry.workload.key, None)
+        self._upkeep.due()
+
+    def _folders(self) -> list[Path]:
+        """Where the code lies that runs, or that an update under way is about to run."""
+        wanted = [entry.workload for entry in self._entries.values()]
+        return [self._host.sources.folder(one.key, one.generation + more) for one in wanted for more in (0, 1)]
 
     def _resume(self, entry: Entry, running: list[ProcessInfo]) -> None:
         """After a restart of the runtime: keep the processes that are there, start those that are not."""
@@ -427,6 +497,13 @@ def _belongs(info: ProcessInfo, wanted: Workload) -> bool:
         (labels.get("namespace"), labels.get("name"), labels.get("version")) == wanted.key
         and labels.get("generation") == str(wanted.generation)
         and labels.get("revision") == str(wanted.revision)
+    )
+
+
+def _beyond(what: str, most: int, wanted: int, key: Key) -> Error:
+    return errors.resource_exhausted(
+        f"{_shown(key)} would make it {wanted} {what}, and quota {what} of namespace {key[0]} is {most}: remove some, "
+        f"or see `micro namespace quota {key[0]}`"
     )
 
 

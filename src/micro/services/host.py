@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from micro.domain.namespace import Quota
+from micro.ports.accounts import ServiceAccounts
 from micro.ports.builder import Builder
+from micro.ports.free_address import free_address
 from micro.ports.launcher import Launcher, ProcessInfo
 from micro.ports.runtime import Drainable, Logs, Sources, Traffic, WorkloadStore
 from micro.rpc.asgi_server import Command
 
 _log = logging.getLogger(__name__)
 
+Quotas = Callable[[str], Quota | None]
+"""The limits of a namespace; None when there is no such namespace."""
+
 KIND = "kind"
 SERVICE = "service"
+PYTHON = "python"
+"""Label of a process: the interpreter that it runs with."""
+
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _INHERITED_PREFIXES = ("LC_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
@@ -52,6 +60,9 @@ class RuntimeSettings:
     reconcile: float = 5.0
     """Seconds between looks at which processes really run."""
 
+    upkeep: float = 600.0
+    """Seconds between looks for uploads and output that nobody needs any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -71,6 +82,7 @@ class Host:
     sources: Sources
     logs: Logs
     traffic: Traffic
+    accounts: ServiceAccounts
     command: Callable[[Path, Path, str, Path], Command]
     admin_socket: Callable[[str], Path]
     admin: Callable[[Path], Drainable]
@@ -88,9 +100,7 @@ class Host:
 
     def free_address(self) -> str:
         """An address that nothing listens on now. Somebody may be faster: then the process says so and ends."""
-        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as taken:
-            taken.bind((self.host, 0))
-            return f"{self.host}:{taken.getsockname()[1]}"
+        return free_address(self.host)
 
 
 class Exits:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -22,6 +22,7 @@ from micro.rpc import convert
 from micro.rpc.gen.micro.network.v1 import network_pb as pb
 from micro.rpc.gen.micro.network.v1.network_connect import Network
 from micro.rpc.gen.micro.registry.v1.registry_pb import WatchRequest, WatchResponse
+from micro.services import _caller as caller
 
 log = logging.getLogger("micro.network")
 
@@ -49,6 +50,7 @@ class NetworkService(Network):
         self._known: defaultdict[Key, _Instances] = defaultdict(dict)
         self._fresh: defaultdict[Key, _Instances] | None = None
         self._dirty: set[Key] = set()
+        self._quotas: dict[str, int] = {}
         self._revision = 0
         self._synced = False
         self._changed = asyncio.Event()
@@ -66,7 +68,16 @@ class NetworkService(Network):
         """Whether the registry has told everything once, and what follows it is still followed and published."""
         return self._synced and not any(task.done() for task in self._tasks)
 
+    def limit(self, quotas: Mapping[str, int]) -> None:
+        """Take these as the requests a second that namespaces may send; one with 0, or that is not there, has no
+        limit."""
+        found = {namespace: requests for namespace, requests in quotas.items() if requests}
+        if found != self._quotas:
+            self._quotas = found
+            self._changed.set()
+
     async def routes(self, request: pb.RoutesRequest, ctx: Any) -> pb.RoutesResponse:
+        namespace = caller.visible(ctx, request.namespace)
         return pb.RoutesResponse(
             routes=[
                 pb.Route(
@@ -77,7 +88,7 @@ class NetworkService(Network):
                     timeout=route.timeout,
                 )
                 for route in self._table
-                if request.namespace in ("", route.namespace) and request.service in ("", route.service)
+                if namespace in ("", route.namespace) and request.service in ("", route.service)
             ]
         )
 
@@ -165,7 +176,7 @@ class NetworkService(Network):
             for key in dirty:
                 if not self._known[key]:
                     del self._known[key]
-            self._dataplane.apply(self._table, self._revision)
+            self._dataplane.apply(self._table, self._revision, self._quotas)
             # A lone change is published at once. In a burst, publishing takes half of the time at most, and each turn
             # takes along all that has come in meanwhile.
             await asyncio.sleep(loop.time() - began)

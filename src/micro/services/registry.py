@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 from weakref import WeakValueDictionary
 
 from micro.domain import backoff, errors, names
+from micro.domain.account import Account
 from micro.domain.lease import Leases
 from micro.domain.registrations import Action, Entry, Key, Registrations, Step, Synced
 from micro.domain.service import Change, Registration
-from micro.ports import background
+from micro.ports import background, identity
 from micro.ports.clock import Clock, MonotonicClock
 from micro.ports.registry import Registry as State
 from micro.rpc import convert
 from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
 from micro.rpc.gen.micro.registry.v1.registry_connect import Registry
-from micro.services._registration import lease_seconds, validated
+from micro.services import _caller as caller
+from micro.services._registration import check_may_register, lease_seconds, may_register, validated
 
 log = logging.getLogger("micro.registry")
 
@@ -56,10 +58,20 @@ class RegistryService(Registry):
         clock: for leases.
         ttl: seconds of a lease where the instance does not say, and after a restart.
         history: how many steps are remembered for watchers; one that falls further behind gets the whole state anew.
+        exists: whether there is such a namespace.
     """
 
-    def __init__(self, state: State, *, clock: Clock | None = None, ttl: float = 90.0, history: int = 4096) -> None:
+    def __init__(
+        self,
+        state: State,
+        *,
+        clock: Clock | None = None,
+        ttl: float = 90.0,
+        history: int = 4096,
+        exists: Callable[[str], bool] = lambda namespace: True,
+    ) -> None:
         self._state = state
+        self._exists = exists
         self._clock = clock or MonotonicClock()
         self._ttl = ttl
         self._view = Registrations(history)
@@ -91,23 +103,31 @@ class RegistryService(Registry):
 
     async def get_service(self, request: pb.GetServiceRequest, ctx: Any) -> pb.GetServiceResponse:
         name = names.service(request.name)
+        namespace = caller.namespace(ctx, request.namespace)
         # The platform's own services are there for every namespace.
-        namespace = names.DEFAULT_NAMESPACE if name in names.CORE_SERVICES else _namespace(request.namespace, ctx)
-        found = [entry for entry in self._in(namespace) if entry.registration.name == name]
+        where = names.DEFAULT_NAMESPACE if name in names.CORE_SERVICES else namespace
+        found = [entry for entry in self._in(where) if entry.registration.name == name]
         if not found:
+            self._check_exists(namespace)
             raise errors.not_found(
-                f"service {name!r} is not registered in namespace {namespace!r}: `micro services` lists them"
+                f"service {name!r} is not registered in namespace {where!r}: `micro services` lists them"
             )
         return pb.GetServiceResponse(services=_grouped(found, descriptors=True))
 
     async def list_services(self, request: pb.ListServicesRequest, ctx: Any) -> pb.ListServicesResponse:
-        entries = self._in(_namespace(request.namespace, ctx))
+        namespace = caller.listed(ctx, request.namespace)
+        entries = self._in(namespace) if namespace else self._view.entries()
+        if namespace and not entries:
+            self._check_exists(namespace)
         return pb.ListServicesResponse(services=_grouped(entries, descriptors=False))
 
     async def register(self, request: pb.RegisterRequest, ctx: Any) -> pb.RegisterResponse:
         if request.service is None:
             raise errors.invalid_argument("service is missing: say what to register")
-        registration = validated(request.service, _namespace(request.service.namespace, ctx))
+        account, namespace = caller.account(ctx), caller.namespace(ctx, request.service.namespace)
+        check_may_register(account, namespace, names.service(request.service.name))
+        self._check_exists(namespace)
+        registration = validated(request.service, namespace)
         seconds = lease_seconds(request.ttl, self._ttl)
         key = registration.key
         async with self._lock(key):
@@ -119,20 +139,24 @@ class RegistryService(Registry):
             revision = await self._state.put(registration)
             await self._visible(key, revision)
             self._grant(key, seconds)
-        await self._evict(registration, revision)
+        await self._evict(registration, revision, account)
         return pb.RegisterResponse(revision=revision)
 
     async def deregister(self, request: pb.DeregisterRequest, ctx: Any) -> pb.DeregisterResponse:
         if not request.node_id:
             raise errors.invalid_argument("node_id is missing: say which instance to deregister")
-        key = (_namespace(request.namespace, ctx), names.service(request.name), request.node_id)
+        key = (caller.namespace(ctx, request.namespace), names.service(request.name), request.node_id)
+        check_may_register(caller.account(ctx), key[0], key[1])
+        # Not only where the namespace exists: what is left of one that is gone can still be removed.
         async with self._lock(key):
             revision = await self._remove(key)
         return pb.DeregisterResponse(revision=revision)
 
     async def watch(self, request: pb.WatchRequest, ctx: Any) -> AsyncIterator[pb.WatchResponse]:
         name = names.service(request.name) if request.name else ""
-        namespace = names.namespace(request.namespace) if request.namespace else ""
+        namespace = caller.visible(ctx, request.namespace)
+        if namespace:
+            self._check_exists(namespace)
 
         def wanted(registration: Registration) -> bool:
             return name in ("", registration.name) and namespace in ("", registration.namespace)
@@ -163,6 +187,10 @@ class RegistryService(Registry):
 
     def _in(self, namespace: str) -> list[Entry]:
         return [entry for entry in self._view.entries() if entry.registration.namespace == namespace]
+
+    def _check_exists(self, namespace: str) -> None:
+        if not self._exists(namespace):
+            raise identity.no_namespace(namespace)
 
     # --- the state, followed -------------------------------------------------------------------------------------
 
@@ -256,10 +284,15 @@ class RegistryService(Registry):
             raise errors.unavailable("the change is stored but not visible yet: try again") from error
         self._uncertain.discard(key)
 
-    async def _evict(self, newcomer: Registration, revision: int) -> None:
-        """Two cannot listen on one address: who was registered there before is gone, even if it could not say so."""
+    async def _evict(self, newcomer: Registration, revision: int, account: Account) -> None:
+        """Two cannot listen on one address: who was registered there before is gone, even if it could not say so.
+
+        An address is a claim, though: nobody can push out by it what they could not deregister.
+        """
         address = newcomer.node.address
         for key in sorted(self._addresses.get(address, set()) - {newcomer.key}):
+            if not may_register(account, key[0], key[1]):
+                continue
             async with self._lock(key):
                 entry = self._view.get(key)
                 if entry is not None and entry.registration.node.address == address and entry.revision < revision:
@@ -299,10 +332,6 @@ class RegistryService(Registry):
                 self._grant(key, RETRY_SECONDS)
 
 
-def _namespace(asked: str, ctx: Any) -> str:
-    return names.namespace(asked or getattr(ctx, "namespace", ""))
-
-
 def _event(step: Step) -> pb.WatchResponse:
     service = convert.to_service(step.registration)
     service.descriptors = b""
@@ -315,9 +344,10 @@ def _synced(revision: int) -> pb.WatchResponse:
 
 def _grouped(entries: list[Entry], *, descriptors: bool) -> list[pb.Service]:
     """One message a service and version, with all its nodes; the rest is told by the one that registered last."""
-    groups: dict[tuple[str, str], list[Entry]] = {}
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
-        groups.setdefault((entry.registration.name, entry.registration.version), []).append(entry)
+        one = entry.registration
+        groups.setdefault((one.namespace, one.name, one.version), []).append(entry)
     services: list[pb.Service] = []
     for _, group in sorted(groups.items()):
         service = convert.to_service(group[-1].registration)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 from micro.domain import errors, names, workload
+from micro.domain.account import Account
 from micro.domain.workload import Key, State, Workload
+from micro.ports import identity
 from micro.ports.runtime import LogRecord, Sources
 from micro.rpc.gen.micro.runtime.v1 import runtime_connect, runtime_pb
 from micro.rpc.gen.micro.runtime.v1.runtime_pb import (
@@ -18,6 +20,8 @@ from micro.rpc.gen.micro.runtime.v1.runtime_pb import (
     DeleteResponse,
     LogsRequest,
     LogsResponse,
+    PurgeRequest,
+    PurgeResponse,
     ReadRequest,
     ReadResponse,
     UpdateRequest,
@@ -25,14 +29,18 @@ from micro.rpc.gen.micro.runtime.v1.runtime_pb import (
     UploadRequest,
     UploadResponse,
 )
+from micro.services import _caller as caller
 from micro.services._instance import Instance
 from micro.services._workloads import Change, Entry, Workloads
-from micro.services.host import Host
+from micro.services.host import Host, Quotas
 
 MAX_INSTANCES = 64
 DEFAULT_LINES = 15
 MAX_LINES = 10_000
 _LINES_A_TURN = 100
+_SOURCE_CHARACTERS = 4096
+_PAIRS = 1024
+_PAIR_CHARACTERS = 256 * 1024
 
 _STATUS = {
     State.PENDING: runtime_pb.Status.PENDING,
@@ -46,11 +54,16 @@ _STATUS = {
 
 
 class Runtime(runtime_connect.Runtime):
-    """Implements `micro.runtime.v1.Runtime` over one host."""
+    """Implements `micro.runtime.v1.Runtime` over one host.
 
-    def __init__(self, host: Host) -> None:
+    Args:
+        quotas: the limits of each namespace, as they are now.
+    """
+
+    def __init__(self, host: Host, quotas: Quotas) -> None:
         self._host = host
-        self._workloads = Workloads(host)
+        self._quotas = quotas
+        self._workloads = Workloads(host, quotas)
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Take over what runs and start what is missing; services go on running when the stack is closed."""
@@ -58,9 +71,14 @@ class Runtime(runtime_connect.Runtime):
 
     async def create(self, request: CreateRequest, ctx: Any) -> CreateResponse:
         asked = request.service or runtime_pb.Service()
+        account = caller.account(ctx)
         namespace, name, version = _key(asked.namespace, asked.name, asked.version, ctx)
         if not request.upload_id:
             raise errors.invalid_argument(f"{name} cannot be created without source: upload it first")
+        _check_size(asked, request.env)
+        # All versions share the name's calls: a new one is for whoever has the others.
+        for other in self._workloads.select(namespace, name):
+            _check_may_change(account, other.workload)
         wanted = Workload(
             namespace=namespace,
             name=name,
@@ -69,40 +87,50 @@ class Runtime(runtime_connect.Runtime):
             env=workload.environment(request.env),
             instances=_instances(request.instances) or 1,
             metadata=dict(asked.metadata),
+            owner=str(account),
         )
         entry = await self._workloads.create(wanted, request.upload_id, wait=request.wait)
         return CreateResponse(service=_service(entry))
 
     async def read(self, request: ReadRequest, ctx: Any) -> ReadResponse:
-        namespace = names.namespace(request.namespace or ctx.namespace)
+        namespace = caller.namespace(ctx, request.namespace)
         entries = self._workloads.select(namespace, request.name, request.version)
+        if not entries and self._quotas(namespace) is None:
+            raise identity.no_namespace(namespace)
         return ReadResponse(services=[_service(entry) for entry in entries])
 
     async def update(self, request: UpdateRequest, ctx: Any) -> UpdateResponse:
         asked = request.service or runtime_pb.Service()
+        account = caller.account(ctx)
         key = _key(asked.namespace, asked.name, asked.version, ctx)
+        _check_may_change(account, self._workloads.find(key).workload)
+        _check_size(asked, request.env)
         change = Change(
             source=asked.source,
             env=workload.environment(request.env),
             metadata=dict(asked.metadata),
             instances=_instances(request.instances),
         )
-        entry = await self._workloads.update(key, change, request.upload_id, wait=request.wait)
+        entry = await self._workloads.update(key, change, request.upload_id, str(account), wait=request.wait)
         return UpdateResponse(service=_service(entry))
 
     async def delete(self, request: DeleteRequest, ctx: Any) -> DeleteResponse:
-        await self._workloads.delete(_key(request.namespace, request.name, request.version, ctx))
+        key = _key(request.namespace, request.name, request.version, ctx)
+        _check_may_change(caller.account(ctx), self._workloads.find(key).workload)
+        await self._workloads.delete(key)
         return DeleteResponse()
 
+    async def purge(self, request: PurgeRequest, ctx: Any) -> PurgeResponse:
+        if not request.namespace:
+            raise errors.invalid_argument("namespace is missing: say which one to purge")
+        namespace = caller.namespace(ctx, request.namespace)
+        if not caller.account(ctx).platform:
+            raise errors.permission_denied("a namespace is purged by admins of namespace micro only")
+        await self._workloads.purge(namespace)
+        return PurgeResponse()
+
     async def logs(self, request: LogsRequest, ctx: Any) -> AsyncIterator[LogsResponse]:
-        key = (
-            names.namespace(request.namespace or ctx.namespace),
-            names.service(request.name),
-            names.version(request.version),
-        )
-        core = key[0] == names.DEFAULT_NAMESPACE and key[1] in names.CORE_SERVICES  # there, though it may be silent
-        if not core and not self._host.logs.exists(key) and not self._workloads.known(key):
-            raise errors.not_found(f"there is no output of {request.name}: `micro status` lists what runs")
+        key = self._output(request, ctx)
         if request.lines < 0:
             raise errors.invalid_argument("lines cannot be negative")
         lines = min(request.lines or DEFAULT_LINES, MAX_LINES)
@@ -116,30 +144,73 @@ class Runtime(runtime_connect.Runtime):
         async for record in self._host.logs.follow(key, lines):
             yield _line(record)
 
+    def _output(self, request: LogsRequest, ctx: Any) -> Key:
+        """Whose output is asked for. Raises NOT_FOUND and PERMISSION_DENIED."""
+        namespace = caller.namespace(ctx, request.namespace)
+        name, version = names.service(request.name), names.version(request.version)
+        if name in names.CORE_SERVICES:  # there, though it may be silent
+            if not caller.account(ctx).platform:
+                raise errors.permission_denied(f"the output of {name} is for admins of namespace micro only")
+            return names.DEFAULT_NAMESPACE, name, version
+        key = (namespace, name, version)
+        if not self._host.logs.exists(key) and not self._workloads.known(key):
+            raise errors.not_found(f"there is no output of {request.name}: `micro status` lists what runs")
+        return key
+
 
 class Source(runtime_connect.Source):
     """Implements `micro.runtime.v1.Source`."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, quotas: Quotas) -> None:
         self._sources = sources
+        self._quotas = quotas
 
     async def upload(self, request: AsyncIterator[UploadRequest], ctx: Any) -> UploadResponse:
+        messages = aiter(request)
+        first = await anext(messages, None)
+        if first is None:
+            raise errors.invalid_argument("the upload is empty: the first message names the service")
+        namespace, _, _ = _key(first.namespace, first.name, "", ctx)
+        quota = self._quotas(namespace)
+        if quota is None:
+            raise identity.no_namespace(namespace)
+
         async def pieces() -> AsyncIterator[bytes]:
-            first = True
-            async for message in request:
-                if first:
-                    _key(message.namespace, message.name, "", ctx)
-                    first = False
+            yield first.data
+            async for message in messages:
                 yield message.data
 
-        return UploadResponse(id=await self._sources.receive(pieces()))
+        account = caller.account(ctx)
+        return UploadResponse(id=await self._sources.receive(pieces(), namespace, str(account), quota.upload))
 
 
 def _key(namespace: str, name: str, version: str, ctx: Any) -> Key:
-    """Checked, with defaults filled in. Raises INVALID_ARGUMENT for what is no name or belongs to the platform."""
+    """Checked, with defaults filled in. Raises PERMISSION_DENIED when the caller is not of that namespace, and
+    INVALID_ARGUMENT for what is no name or belongs to the platform."""
+    namespace = caller.namespace(ctx, namespace)
     if name in names.CORE_SERVICES:
         raise errors.invalid_argument(f"{name!r} is a name of the platform's own: choose another")
-    return names.namespace(namespace or ctx.namespace), names.service(name), names.version(version)
+    return namespace, names.service(name), names.version(version)
+
+
+def _check_may_change(account: Account, found: Workload) -> None:
+    """Raises PERMISSION_DENIED unless the service is the account's, or the account administers the namespace."""
+    if str(account) != found.owner and not account.administers(found.namespace):
+        whose = f"belongs to {found.owner}" if found.owner else "has no owner"
+        raise errors.permission_denied(
+            f"{found} {whose}: of others, only admins of namespace {found.namespace} may change it"
+        )
+
+
+def _check_size(asked: runtime_pb.Service, env: Mapping[str, str]) -> None:
+    """Raises INVALID_ARGUMENT when more is to be kept of a service than it can need."""
+    if len(asked.source) > _SOURCE_CHARACTERS:
+        raise errors.invalid_argument(f"source is too long: {_SOURCE_CHARACTERS} characters are the most")
+    for what, pairs in (("environment", env), ("metadata", asked.metadata)):
+        if len(pairs) > _PAIRS or sum(len(key) + len(value) for key, value in pairs.items()) > _PAIR_CHARACTERS:
+            raise errors.invalid_argument(
+                f"the {what} of a service is too large: {_PAIRS} pairs, {_PAIR_CHARACTERS} characters are the most"
+            )
 
 
 def _instances(wanted: int) -> int:
@@ -160,6 +231,7 @@ def _service(entry: Entry) -> runtime_pb.Service:
         instances=[_instance(instance) for instance in entry.instances],
         updated=entry.updated,
         metadata=dict(wanted.metadata),
+        owner=wanted.owner,
     )
 
 

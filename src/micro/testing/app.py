@@ -15,9 +15,12 @@ from typing import Any, TypeVar, overload
 from urllib.parse import unquote
 
 from micro.domain import errors
+from micro.domain.account import Account
 from micro.domain.errors import Error, Kind
 from micro.rpc import errors as wire
 from micro.rpc.app import Application
+from micro.rpc.guard import Guard
+from micro.testing.callers import As
 
 M = TypeVar("M")
 
@@ -117,8 +120,18 @@ def _take(answer: Answer, message: dict[str, Any]) -> None:
 class Connection:
     """Calls of one service that runs in this process."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, caller: As) -> None:
         self.app = app
+        self._caller = caller
+
+    @property
+    def account(self) -> Account | None:
+        """Who calls, where the connection was opened with `account`; None for a caller without one. May be set."""
+        return self._caller.account
+
+    @account.setter
+    def account(self, account: Account | None) -> None:
+        self._caller.account = account
 
     @overload
     async def call(
@@ -171,12 +184,31 @@ def _check(answer: Answer) -> None:
 
 
 @asynccontextmanager
-async def connect(app: Application) -> AsyncIterator[Connection]:
+async def connect(
+    app: Application, *, account: Account | None = None, guard: Guard | None = None
+) -> AsyncIterator[Connection]:
     """Start the service's hooks, yield a connection to it, and stop it again.
+
+    Args:
+        account: who calls, as handlers see it in `ctx.account`; every call is let in.
+        guard: who is let in, instead; what the service has by default.
 
     Raises:
         Exception: what a hook raised.
     """
+    caller, before = As(account), app.guard
+    if guard is not None or account is not None:
+        app.guard = guard or caller
+    try:
+        async with _started(app):
+            yield Connection(app, caller)
+    finally:
+        app.guard = before
+
+
+@asynccontextmanager
+async def _started(app: Application) -> AsyncIterator[None]:
+    """Run the service from its start to its stop."""
     stop, started = asyncio.Event(), asyncio.Event()
     told: list[dict[str, Any]] = [{"type": "lifespan.startup"}]
 
@@ -195,6 +227,6 @@ async def connect(app: Application) -> AsyncIterator[Connection]:
         running.add_done_callback(lambda _: started.set())
         await started.wait()
         try:
-            yield Connection(app)
+            yield
         finally:
             stop.set()

@@ -116,7 +116,7 @@ class FakePlatform:
         self.services = json.loads(json.dumps(SERVICES))
         self.running: dict[tuple[str, str], dict[str, Any]] = {}
         self.uploads: dict[str, bytes] = {}
-        self.health = {"registry": "SERVING", "network": "SERVING", "runtime": "SERVING"}
+        self.health = {"registry": "SERVING", "auth": "SERVING", "network": "SERVING", "runtime": "SERVING"}
         self.proxies = [
             {"id": "api", "revision": "7"},
             {"id": "mesh", "revision": "7"},
@@ -218,7 +218,11 @@ class FakePlatform:
         }
 
     def do_read(self, request: dict[str, Any], _: dict[str, str]) -> Any:
-        found = [one for key, one in sorted(self.running.items()) if request.get("name", key[0]) == key[0]]
+        found = [
+            one
+            for key, one in sorted(self.running.items())
+            if (request.get("name", key[0]), request.get("version", key[1])) == key
+        ]
         return {"services": found} if found else {}
 
     def do_delete(self, request: dict[str, Any], _: dict[str, str]) -> Any:

@@ -40,8 +40,9 @@ def test_the_answer_is_indented_or_as_it_came(micro: Shell) -> None:
 
 
 def test_two_words_name_an_endpoint_of_another_handler(micro: Shell, platform: FakePlatform) -> None:
-    assert micro("users", "accounts", "list").out == "{}\n"
-    assert platform.last().path == "/users.Accounts/List"
+    for words in (["accounts", "list"], ["accounts/list"], ["Accounts.List"], ["list"]):
+        assert micro("users", *words).out == "{}\n"
+        assert platform.last().path == "/users.Accounts/List"
 
 
 def test_data_comes_from_a_flag_a_file_or_standard_input(micro: Shell, platform: FakePlatform, tmp_path: Path) -> None:
@@ -73,8 +74,15 @@ FAILURES: list[tuple[list[str], int, str]] = [
     (["servics"], 4, "micro: no command or service 'servics': did you mean services?\n"),
     (["qqq", "x"], 4, "micro: no command or service 'qqq': list them with: micro services\n"),
     (["call", "nope", "Nope.Call"], 4, "micro: service 'nope' not found in namespace 'micro': see micro services\n"),
+    (["users", "lst"], 5, "micro: endpoint 'lst' not found for service 'users': did you mean: micro users accounts list\n"),
+    (["users", "accounts/lst"], 5, "micro: endpoint 'accounts lst' not found for service 'users': did you mean: micro users accounts list\n"),
+    (["users", "accounts"], 5, "micro: endpoint 'accounts' not found for service 'users': type one of: accounts count, accounts list\n"),
+    (["users", "cuont"], 5, "micro: endpoint 'cuont' not found for service 'users': type one of: accounts count, groups count\n"),
+    (["call", "users", "lst"], 5, "micro: endpoint 'lst' not found for service 'users': did you mean: micro call users Accounts.List\n"),
+    (["stream", "helloworld", "Helloworld.Steam"], 5, "micro: endpoint 'Helloworld.Steam' not found for service 'helloworld': did you mean: micro stream helloworld Helloworld.Stream\n"),
     (["call", "helloworld", "Helloworld.Nope"], 5, "micro: endpoint 'Helloworld.Nope' not found for service 'helloworld': list them with: micro helloworld --help\n"),
-    (["call", "helloworld", "Helloworld.Call", "{"], 2, "micro: --data is not JSON: Expecting property name enclosed in double quotes at character 2\n"),
+    (["call", "helloworld", "Helloworld.Call", "{"], 2, "micro: the request is not JSON: Expecting property name enclosed in double quotes at character 2; in a shell: '{\"name\": \"value\"}'\n"),
+    (["helloworld", "call", "Ann"], 5, "micro: endpoint 'call Ann' not found for service 'helloworld': 'Ann' needs a flag, see: micro helloworld call --help\n"),
     (["call", "helloworld", "Helloworld.Stream"], 2, "micro: Helloworld.Stream streams: type micro stream helloworld Helloworld.Stream\n"),
     (["helloworld", "call", "--data=@/nowhere"], 2, "micro: helloworld call: cannot read /nowhere: No such file or directory\n"),
     (["helloworld", "call", "--data=[]"], 2, 'micro: helloworld call: --data is not a JSON object: write {"name": "value"}\n'),
@@ -109,6 +117,9 @@ def test_without_a_server_every_command_says_how_to_start_one(lonely: Shell, wor
 
 def test_without_a_server_a_slip_in_a_commands_name_is_still_recognised(lonely: Shell) -> None:
     assert lonely("statsu").err == "micro: 'statsu' is not a command: did you mean status?\n"
+    assert lonely("helloworld").err == (
+        "micro: no command 'helloworld', and no server at 127.0.0.1:1: start one with: micro server\n"
+    )
 
 
 def test_the_slip_of_a_finger_after_which_the_server_speaks_something_else(lonely: Shell) -> None:
@@ -176,24 +187,41 @@ def test_an_address_of_ones_own_is_called_without_the_registry(lonely: Shell, pl
     assert [call.path for call in platform.calls] == ["/helloworld/Helloworld/Call"]
 
 
-def test_a_namespace_is_sent_and_falls_back_to_the_platforms(micro: Shell, platform: FakePlatform) -> None:
+def test_a_namespace_is_sent_and_no_other_is_asked(micro: Shell, platform: FakePlatform) -> None:
+    assert micro("--namespace", "acme", "helloworld", "--name=Ann").code == 4
+    platform.services[0]["namespace"] = "acme"
+    platform.calls.clear()
     assert micro("--namespace", "acme", "helloworld", "--name=Ann").code == 0
     asked = [call.messages[0]["namespace"] for call in platform.calls if call.path.endswith("GetService")]
-    assert asked == ["acme", "micro"]
-    assert platform.last("/Call").headers["micro-namespace"] == "acme"
+    assert asked == ["acme"]
+    assert {call.headers["micro-namespace"] for call in platform.calls} == {"acme"}
 
 
-def test_a_field_named_as_a_global_flag_is_the_services(micro: Shell, platform: FakePlatform) -> None:
-    fields = {
-        "name": "R",
-        "type": "message",
-        "values": [{"name": "namespace", "type": "string"}, {"name": "env", "type": "string"}],
-    }
-    platform.services[1]["endpoints"][0]["request"] = fields
-    assert micro("users", "save", "--namespace=acme", "--env=local").code == 0
+def test_an_option_comes_before_a_field_of_its_name_and_the_field_has_a_prefix(
+    micro: Shell, platform: FakePlatform
+) -> None:
+    fields = [{"name": name, "type": "string"} for name in ("namespace", "env", "data", "output", "help", "timeout")]
+    platform.services[1]["endpoints"][0]["request"] = {"name": "R", "type": "message", "values": fields}
+    platform.services[1]["namespace"] = "acme"
+    words = ["--namespace=acme", "--env=local", "--output=raw", "--timeout=5", "--data", '{"env": "a", "data": "b"}']
+    assert micro("users", "save", *words, "--field_env=prod", "--field-help", "me").out == '{"msg": "saved"}\n'
     call = platform.last("/Save")
-    assert call.messages == [{"namespace": "acme", "env": "local"}]
-    assert call.headers["micro-namespace"] == "micro"
+    assert call.messages == [{"env": "prod", "data": "b", "timeout": "5", "help": "me"}]
+    assert call.headers["micro-namespace"] == "acme"
+    wrong = micro("--namespace=acme", "users", "save", "--data=b")
+    assert wrong.err.startswith("micro: users save: --data is not JSON: ")
+    assert wrong.err.endswith("; the field is --field_data\n")
+    help_ = micro("--namespace=acme", "users", "save", "--help").out
+    assert "\n  --field_data string\n" in help_
+    assert "\n--data is the option below; the field data is --field_data.\n" in help_
+    assert help_.count("--data ") == 2
+
+
+def test_global_flags_may_stand_before_the_endpoint(micro: Shell, platform: FakePlatform) -> None:
+    platform.services[0]["namespace"] = "acme"
+    assert micro("helloworld", "--namespace", "acme", "call", "--name=Ann").code == 0
+    assert platform.last("/Call").headers["micro-namespace"] == "acme"
+    assert micro("helloworld", "call", "--env").err == "micro: --env needs a name: type --env NAME\n"
 
 
 def test_a_call_that_is_not_answered_in_time_says_so(micro: Shell, platform: FakePlatform) -> None:

@@ -9,6 +9,8 @@ import io
 import json
 import os
 import tarfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,8 @@ def test_run_uploads_the_folder_and_says_what_to_type_next(micro: Shell, platfor
     assert (first["name"], first["namespace"]) == ("helloworld", "micro")
 
 
-def test_what_to_type_next_means_the_same_namespace(micro: Shell, folder: Path) -> None:
+def test_what_to_type_next_means_the_same_namespace(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    platform.services[0]["namespace"] = "acme"
     lines = micro("--namespace=acme", "run", str(folder)).out.splitlines()
     assert lines[3:] == [
         "  call  micro --namespace acme helloworld call --name=Ann",
@@ -133,8 +136,9 @@ def test_a_large_folder_is_uploaded_in_pieces(micro: Shell, platform: FakePlatfo
         (["github.com/micro/services/helloworld"], "no folder 'github.com/micro/services/helloworld': clone it first, then run the folder"),
         (["{}/helloworld", "--name=Bad_Name"], "'Bad_Name' is not a service name: use up to 63 lower-case letters, digits, hyphens and dots, a letter first"),
         (["{}/helloworld", "--name=registry"], "'registry' is a core service of the platform: give another name with --name"),
-        (["{}/helloworld", "-e", "A"], "--env_vars takes KEY=VALUE, not 'A'"),
-        (["{}/helloworld", "-i", "0"], "--instances takes 1 to 1000, not '0'; see: micro run --help"),
+        (["{}/helloworld", "-e", "A"], "-e takes KEY=VALUE, a variable of the service, not 'A'; to choose an environment: --env A"),
+        (["{}/helloworld", "-e", "=x"], "-e takes KEY=VALUE, not '=x'"),
+        (["{}/helloworld", "-i", "0"], "--instances takes a number from 1, not '0'; see: micro run --help"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_is_refused_before_anything_is_sent(
@@ -160,8 +164,8 @@ def test_a_service_that_does_not_start_shows_the_place_and_its_last_output(
     )
     assert lines[1] == "  it ended with 1 before it was ready"
     assert "    nonsense" in result.err
-    status = micro("status")
-    assert "\nhelloworld latest:\n  it ended with 1 before it was ready\n" in status.out
+    status = micro("status", "helloworld")
+    assert "\nhelloworld:\n  it ended with 1 before it was ready\n  Traceback" in status.out
     assert json.loads(micro("status", "-o", "json").out)[0]["error"] == BROKEN
 
 
@@ -198,8 +202,47 @@ def test_kill_stops_each_and_goes_on_after_one_that_is_not_there(
         micro("run", str(folder), "--name", name)
     result = micro("kill", "one", "nope", "two")
     assert (result.code, result.out) == (4, "one stopped\ntwo stopped\n")
-    assert result.err == "micro: service 'nope' version 'latest' is not running\n"
+    assert result.err == "micro: service 'nope' is not running: see micro status\n"
     assert platform.running == {}
+
+
+def test_kill_ends_the_one_version_that_runs_whatever_it_is_called(
+    micro: Shell, platform: FakePlatform, folder: Path
+) -> None:
+    micro("run", str(folder), "--version=v2")
+    assert micro("kill", "helloworld").out == "helloworld@v2 stopped\n"
+    assert platform.running == {}
+
+
+def test_kill_asks_which_of_several_versions_is_meant(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    for version in ("latest", "v1", "v2"):
+        micro("run", str(folder), "--version", version)
+    micro("run", str(folder), "--name=other")
+    refused = micro("kill", "helloworld", "other")
+    assert (refused.code, refused.out) == (2, "other stopped\n")
+    assert refused.err == (
+        "micro: service 'helloworld' runs as helloworld@latest, helloworld@v1, helloworld@v2: "
+        "type micro kill helloworld@VERSION, or add --all\n"
+    )
+    assert micro("kill", "helloworld@v1", "--all").code == 2
+    assert micro("kill", "helloworld@v1").out == "helloworld@v1 stopped\n"
+    assert micro("kill", "--all", "helloworld").out == "helloworld stopped\nhelloworld@v2 stopped\n"
+    assert platform.running == {}
+
+
+def test_kill_leaves_the_platform_alone(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    micro("run", str(folder))
+    result = micro("kill", "helloworld", "registry")
+    assert (result.code, result.err) == (2, "micro: 'registry' is a core service: it ends with micro server\n")
+    assert len(platform.running) == 1
+
+
+def test_limits_on_instances_and_lines_are_the_servers(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    assert micro("run", str(folder), "-i", "100000").code == 0
+    assert platform.last("/Create").messages[0]["instances"] == 100000
+    assert micro("run", str(folder), "-i", "9" * 10).code == 2
+    assert micro("logs", "helloworld", "-n", "20000").code == 0
+    assert platform.last("/Logs").messages[0]["lines"] == 20000
 
 
 def test_status_is_a_table_for_people(micro: Shell, folder: Path) -> None:
@@ -212,6 +255,22 @@ def test_status_is_a_table_for_people(micro: Shell, folder: Path) -> None:
     assert header.index("STATUS") == row.index("running")
     assert "\x1b[32mrunning\x1b[0m" in micro("status", terminal=True).out
     assert micro("status", "nope").code == 4
+
+
+def test_status_of_all_says_in_a_line_what_is_wrong_with_one(
+    micro: Shell, platform: FakePlatform, folder: Path
+) -> None:
+    micro("run", str(folder))
+    platform.running[("helloworld", "latest")]["error"] = "helloworld could not " + "be changed " * 20 + "\nTraceback\n"
+    last = micro("status").out.splitlines()[2:]
+    assert last[0] == ""
+    assert last[1].startswith("helloworld runs; its last update or restart said: could not be changed be changed")
+    assert last[2:] == ["all that one says: micro status NAME"]
+    assert len(last[1]) > 200
+    micro.environ |= {"COLUMNS": "70", "NO_COLOR": "1"}
+    shown = micro("status", terminal=True).out.splitlines()[3]
+    assert (len(shown), shown[-1]) == (70, "…")
+    assert "Traceback" in micro("status", "helloworld").out
 
 
 def test_status_as_json_keeps_its_promise(micro: Shell, folder: Path) -> None:
@@ -232,9 +291,43 @@ def test_status_as_json_keeps_its_promise(micro: Shell, folder: Path) -> None:
     ]
 
 
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time is two hours ahead of UTC."""
+    monkeypatch.setenv("TZ", "XYZ-2")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+def test_logs_show_the_local_time_and_further_lines_below_the_first(micro: Shell, platform: FakePlatform) -> None:
+    platform.log[4] |= {"level": "error", "message": "no luck\nTraceback\n  File x\n"}
+    assert micro("logs", "-n", "2", "helloworld").out.splitlines() == [
+        "10:00:03  line 3",
+        "10:00:04  no luck",
+        "          Traceback",
+        "            File x",
+    ]
+    coloured = micro("logs", "-n", "1", "helloworld", terminal=True).out
+    assert coloured.startswith("\x1b[2m10:00:04\x1b[0m  \x1b[31mno luck\x1b[0m\n")
+
+
+@pytest.mark.usefixtures("zone")
+def test_logs_name_the_instance_where_there_are_several(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    micro("run", str(folder), "-i", "2")
+    assert "10:00:04  line 4\n" in micro("logs", "helloworld").out
+    assert "10:00:04 helloworld-1  line 4\n" in micro("logs", "helloworld", "-f").out
+    platform.log[3]["instance"] = "helloworld-2"
+    assert micro("logs", "helloworld", "-n", "2").out.splitlines() == [
+        "10:00:03 helloworld-2  line 3",
+        "10:00:04 helloworld-1  line 4",
+    ]
+
+
 def test_logs_are_lines_or_records(micro: Shell, platform: FakePlatform) -> None:
-    assert micro("logs", "helloworld").out == "".join(f"line {n}\n" for n in range(5))
-    assert micro("logs", "-n", "2", "helloworld").out == "line 3\nline 4\n"
+    assert micro("logs", "helloworld").out.count("\n") == 5
     records = [json.loads(line) for line in micro("logs", "registry", "-o", "json").out.splitlines()]
     assert len(records) == 5
     assert list(records[0]) == ["timestamp", "level", "message", "instance"]
@@ -249,7 +342,9 @@ def test_health_has_a_line_for_every_core_service(micro: Shell, platform: FakePl
     result = micro("health")
     assert result.code == 0
     lines = [line.split() for line in result.out.splitlines()[1:]]
-    assert lines == [[name, "ready"] for name in ("nats", "registry", "network", "runtime", "mesh", "api", "proxy")]
+    assert lines == [
+        [name, "ready"] for name in ("nats", "registry", "auth", "network", "runtime", "mesh", "api", "proxy")
+    ]
     platform.health.pop("runtime")
     platform.proxies = [{"id": "proxy"}, {"id": "api", "error": "bad route"}]
     result = micro("health", "-o", "json")

@@ -59,17 +59,28 @@ def test_the_local_environment_is_the_server_of_the_same_home(tmp_path: Path) ->
     assert (str(found.address), found.api_address) == ("127.0.0.1:9001", "127.0.0.1:9000")
 
 
-def test_environments_are_added_chosen_and_removed_silently(lonely: Shell) -> None:
-    for words in (["add", "prod", "p.example.com:443"], ["set", "prod"]):
+def test_environments_are_added_chosen_and_removed_with_a_line_that_says_so(lonely: Shell) -> None:
+    for words, line in (
+        (["add", "prod", "p.example.com"], "prod added, at https://p.example.com:443; to use it: micro env set prod"),
+        (["add", "other", "127.0.0.1:2"], "other added, at 127.0.0.1:2; to use it: micro env set other"),
+        (["del", "other"], "other removed"),
+        (["set", "prod"], "prod is the current environment, at https://p.example.com:443"),
+    ):
         result = lonely("env", *words)
-        assert (result.code, result.out, result.err) == (0, "", "")
+        assert (result.code, result.out, result.err) == (0, f"{line}\n", "")
     assert lonely("env", "get").out == "prod\n"
     listed = lonely("env").out.splitlines()
-    assert [line.split()[:2] for line in listed[1:]] == [["local", "127.0.0.1:1"], ["*", "prod"]]
-    assert [one["current"] for one in json.loads(lonely("env", "list", "-o", "json").out)] == [False, True]
+    assert [line.split()[:2] for line in listed[1:]] == [
+        ["local", "127.0.0.1:1"],
+        ["dev", "not"],
+        ["platform", "not"],
+        ["*", "prod"],
+    ]
+    current = [one["name"] for one in json.loads(lonely("env", "list", "-o", "json").out) if one["current"]]
+    assert current == ["prod"]
     assert lonely("env", "set", "local").code == 0
     assert lonely("env", "del", "prod").code == 0
-    assert lonely("env").out.count("\n") == 2
+    assert lonely("env").out.count("\n") == 4
 
 
 @pytest.mark.parametrize(
@@ -81,11 +92,11 @@ def test_environments_are_added_chosen_and_removed_silently(lonely: Shell) -> No
         (["del", "local"], "environment 'local' is built in and cannot be removed"),
         (["del", "prod"], "environment 'prod' is the current one: first type micro env set local"),
         (["add", "local", "a:1"], "environment 'local' is built in: choose another name"),
-        (["add", "prod", "other:1"], "environment 'prod' is at a:1: first type micro env del prod"),
-        (["add", "-x", "a:1"], "unknown flag -x: see: micro env --help"),
+        (["add", "prod", "other:1"], "environment 'prod' is at https://a:1: first type micro env del prod"),
+        (["add", "-x", "a:1", "b:1"], "unknown flag -x: see: micro env add --help"),
         (["add", "a b", "a:1"], "'a b' is not a name for an environment: use letters, digits, hyphens and dots"),
         (["add", "x", "nowhere:x"], "'nowhere:x' is not an address: give HOST:PORT, for example proxy.example.com:443"),
-        (["add", "x"], "type micro env add NAME HOST:PORT"),
+        (["add", "x"], "missing ADDRESS; see: micro env add --help"),
         (["rm", "x"], "unrecognized subcommand for micro env: rm; see: micro env --help"),
     ],
 )
@@ -96,6 +107,15 @@ def test_mistakes_change_nothing(lonely: Shell, words: list[str], message: str) 
     result = lonely("env", *words)
     assert (result.code, result.out, result.err) == (2, "", f"micro: {message}\n")
     assert (lonely.home / "config.json").read_text() == before
+
+
+def test_a_variable_that_comes_before_the_choice_is_named(lonely: Shell) -> None:
+    lonely("env", "add", "prod", "127.0.0.1:2")
+    lonely.environ["MICRO_ENV"] = "local"
+    assert lonely("env", "set", "prod").out == (
+        "prod is the current environment, at 127.0.0.1:2; MICRO_ENV=local comes before it in this shell\n"
+    )
+    assert lonely("env", "get").out == "local\n"
 
 
 @pytest.mark.parametrize("place", ["before", "after", "variable"])
@@ -149,7 +169,8 @@ def test_other_settings_in_the_config_survive(lonely: Shell) -> None:
     lonely.home.mkdir(exist_ok=True)
     (lonely.home / "config.json").write_text('{"git": {"baseurl": "x"}}')
     lonely("env", "add", "prod", "a:1")
-    assert json.loads((lonely.home / "config.json").read_text()) == {"git": {"baseurl": "x"}, "envs": {"prod": "a:1"}}
+    added = {"prod": {"address": "a:1"}}
+    assert json.loads((lonely.home / "config.json").read_text()) == {"git": {"baseurl": "x"}, "envs": added}
 
 
 def test_concurrent_commands_lose_nothing(tmp_path: Path) -> None:

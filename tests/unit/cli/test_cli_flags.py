@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micro.cli import failures, flags, scalars, schema
+from micro.cli import help as help_texts
+from micro.domain.service import Endpoint, Value
 
 REQUEST = schema.value(SAVE)
 
@@ -92,11 +94,30 @@ def test_options_of_the_call_stand_beside_the_flags() -> None:
     assert (plan.metadata, plan.timeout, plan.output, plan.data) == ({"a": "b=c"}, 0.5, "raw", "-")
 
 
-def test_a_field_comes_before_an_option_of_the_same_name() -> None:
-    request = schema.value({"name": "R", "type": "message", "values": [{"name": "data", "type": "string"}]})
-    plan = flags.parse(["--data=x"], request)
-    assert plan.data is None
-    assert flags.build(plan, {}, read) == {"data": "x"}
+def message(*fields: dict[str, Any]) -> Value:
+    return schema.value({"name": "R", "type": "message", "values": [{"type": "string"} | one for one in fields]})
+
+
+def test_an_option_comes_before_a_field_of_the_same_name() -> None:
+    request = message({"name": "data"}, {"name": "o"}, {"name": "metadata", "type": "map", "keyType": "string"})
+    plan = flags.parse(["--data={}", "--metadata=a=b", "-o", "raw", "--field-data=x", "--o=y"], request)
+    assert (plan.data, plan.metadata, plan.output) == ("{}", {"a": "b"}, "raw")
+    assert flags.build(plan, {}, read) == {"data": "x", "o": "y"}
+    assert [flag for flag, _ in flags.spellings(request)] == ["field_data", "o", "field_metadata"]
+    with pytest.raises(failures.UsageError, match="unknown flag --field_dat: did you mean --field_data"):
+        flags.parse(["--field_dat=x"], request)
+    with pytest.raises(failures.UsageError, match="--field_metadata takes a JSON object, or KEY=VALUE, not 'x'"):
+        flags.build(flags.parse(["--field_metadata=x"], request), {}, read)
+
+
+def test_a_field_that_no_flag_can_mean_is_left_to_data() -> None:
+    inner = {"name": "field", "type": "message", "typeName": "x.F", "values": [{"name": "data", "type": "string"}]}
+    request = message({"name": "data"}, inner)
+    assert flags.spelling(request, ("field", "data")) == "field_data"
+    assert flags.spelling(request, ("data",)) == ""
+    assert [flag for flag, _ in flags.spellings(request)] == ["field_data"]
+    one = Endpoint("X.Y", "/x.X/Y", request, request)
+    assert "The field data has no flag: set it with --data.\n" in help_texts.endpoint("x", one)
 
 
 ERRORS: list[tuple[list[str], str]] = [
@@ -178,7 +199,26 @@ def test_every_value_of_a_type_can_be_given(number: int, text: str, data: bytes,
     assert made == {"age": number, "user": {"name": text}, "photo": photo, "active": flag}
 
 
-def test_an_enum_without_a_common_beginning_keeps_its_names() -> None:
-    field = schema.value({"name": "c", "type": "enum", "enumValues": ["RED", "GREEN"]})
-    assert scalars.choices(field) == ["RED", "GREEN"]
-    assert scalars.convert(field, "green", read) == "GREEN"
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["RED", "GREEN"], ["red", "green"]),
+        (["ROLE_UNSPECIFIED", "ROLE_ADMIN", "ROLE_SUPER_ADMIN"], ["admin", "super_admin"]),
+        (["V_UNSPECIFIED", "V_1", "V_2"], ["v_1", "v_2"]),
+        (["ONLY_ONE"], ["only_one"]),
+        (["a", "A"], ["a", "A"]),
+        (["A_B", "A_C_B", "A_C"], ["b", "c_b", "c"]),
+    ],
+)
+def test_every_name_of_an_enum_is_accepted_as_help_shows_it_and_in_full(names: list[str], shown: list[str]) -> None:
+    field = schema.value({"name": "c", "type": "enum", "enumValues": names})
+    assert scalars.choices(field) == shown
+    assert scalars.label(field) == "|".join(shown)
+    known = names[-len(shown) :]
+    assert [scalars.convert(field, text, read) for text in shown] == known
+    assert [scalars.convert(field, text, read) for text in known] == known
+
+
+def test_help_shows_the_first_of_many_names_of_an_enum() -> None:
+    field = schema.value({"name": "c", "type": "enum", "enumValues": [f"C_X{n}" for n in range(20)]})
+    assert scalars.label(field) == "x0|x1|x2|x3|x4|x5|x6|x7|…"

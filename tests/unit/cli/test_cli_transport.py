@@ -109,7 +109,7 @@ def test_a_silent_server_is_given_up_on() -> None:
 def test_nobody_there_and_an_unknown_host_say_so() -> None:
     with pytest.raises(failures.UnreachableError, match=r"no server at 127.0.0.1:1: start one"):
         call(Transport(Address("127.0.0.1", 1), "micro", ": start one"))
-    with pytest.raises(failures.UnreachableError, match=r"no server at nowhere.invalid:1 \(.*\)"):
+    with pytest.raises(failures.UnreachableError, match=r"no server at http://nowhere.invalid:1 \(.*\)"):
         call(Transport(Address("nowhere.invalid", 1), "micro"))
 
 

@@ -180,6 +180,52 @@ def test_a_failure_is_told_with_its_last_lines() -> None:
     assert lines[1:] == [f"line {i}" for i in range(30, 50)]
 
 
+def test_what_the_reason_says_is_not_said_again() -> None:
+    tail = [
+        "ERROR cannot start",
+        "Traceback (most recent call last):",
+        '  File "/opt/src/micro/framework/service.py", line 135, in lifespan',
+        "    await self.start(stack)",
+        '  File "/srv/hello/main.py", line 8, in go',
+        "    rooms.open()",
+        "    ~~~~~~~~~~^^",
+        '  File "/srv/hello/rooms.py", line 2, in open',
+        "    json.loads('{')",
+        '  File "/usr/lib/python3.11/json/__init__.py", line 346, in loads',
+        "    return _default_decoder.decode(s)",
+        "ValueError: bad start",
+        "RuntimeError: Application startup failed: hello cannot start: bad start",
+    ]
+    reason = workload.exit_reason(1, tail, "/srv/hello")
+    assert workload.told("hello", reason, tail).splitlines() == [
+        "hello: ValueError: bad start (rooms.py, line 2)",
+        "ERROR cannot start",
+        "Traceback (most recent call last):",
+        '  File "/srv/hello/main.py", line 8, in go',
+        "    rooms.open()",
+        "    ~~~~~~~~~~^^",
+        '  File "/srv/hello/rooms.py", line 2, in open',
+        "    json.loads('{')",
+    ]
+
+
+def test_a_traceback_without_any_code_of_the_service_is_left_as_it_is() -> None:
+    frame = '  File "/usr/lib/python3.11/site-packages/x/y.py", line 1, in z'
+    tail = ["Traceback (most recent call last):", frame, "    z()", "KeyError: 'a'"]
+    assert workload.story(tail) == tuple(tail)
+
+
+def test_one_line_that_says_all_is_the_reason() -> None:
+    line = 'main.py defines no app: end it with app = Service("name", Handler())'
+    reason = workload.exit_reason(1, ["hello from main", f"micro: {line}"])
+    assert reason == line
+    assert workload.told("hello did not start", reason, ["hello from main", f"micro: {line}"]).splitlines() == [
+        f"hello did not start: {line}",
+        "hello from main",
+    ]
+    assert workload.told("hello", "exit status 1: no database", ["no database"]) == "hello: exit status 1: no database"
+
+
 @pytest.mark.parametrize("env", [{"MICRO_X": "1"}, {"": "1"}, {"A B": "1"}, {"A": "\0"}, {"1A": ""}])
 def test_variables_that_cannot_be_set(env: dict[str, str]) -> None:
     with pytest.raises(Error) as caught:

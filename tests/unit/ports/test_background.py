@@ -52,3 +52,72 @@ async def test_a_clock_waits_for_the_event_or_the_time() -> None:
     event.set()
     await clock.wait(event, None)
     assert clock.now() >= before
+
+
+async def test_owned_tasks_end_with_the_stack_and_those_they_started_on_the_way_too() -> None:
+    ended: list[str] = []
+    tasks = background.OwnedTasks()
+
+    async def work(name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(name)
+            if name == "first":
+                tasks.spawn(work("second"), "second")
+
+    async with AsyncExitStack() as stack:
+        await tasks.start(stack)
+        tasks.spawn(work("first"), "first")
+        await asyncio.sleep(0)
+        assert ended == []
+    assert ended[0] == "first"
+    assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def test_a_task_that_fails_is_logged_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    tasks = background.OwnedTasks()
+    done = asyncio.Event()
+
+    async def fail() -> None:
+        raise ValueError("the cause")
+
+    async def answer() -> int:
+        await done.wait()
+        return 42
+
+    async with AsyncExitStack() as stack:
+        await tasks.start(stack)
+        failing, other = tasks.spawn(fail(), "the failing"), tasks.spawn(answer(), "other")
+        await asyncio.wait([failing])
+        await asyncio.sleep(0)
+        done.set()
+        assert await other == 42
+    assert "'the failing' ended unexpectedly" in caplog.text
+    assert "the cause" in caplog.text
+
+
+async def test_a_task_that_somebody_else_made_is_owned_while_it_says_so() -> None:
+    tasks = background.OwnedTasks()
+    joined, left = asyncio.Event(), asyncio.Event()
+
+    async def converse() -> None:
+        with tasks.joined():
+            joined.set()
+            await asyncio.Event().wait()
+
+    async def leave() -> None:
+        with tasks.joined():
+            pass
+        left.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        conversation, gone = group.create_task(converse()), group.create_task(leave())
+        await joined.wait()
+        await left.wait()
+        await tasks.cancel()
+        assert conversation.cancelled()
+        assert not gone.done()
+        gone.cancel()

@@ -104,3 +104,14 @@ def echo(**options: Any) -> Application:
 
 def frame(message: bytes, flags: int = 0) -> bytes:
     return bytes([flags]) + len(message).to_bytes(4, "big") + message
+
+
+def web_trailers(body: bytes) -> dict[str, str]:
+    """The trailers of a gRPC-Web answer, which are its last frame."""
+    while body:
+        size = int.from_bytes(body[1:5], "big")
+        if body[0] & 0x80:
+            lines = body[5 : 5 + size].decode().splitlines()
+            return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        body = body[5 + size :]
+    return {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from connectrpc._gen.google.rpc.status_pb import Status
-from echo_service import LIMIT, AuditHandler, EchoHandler, echo, frame
+from echo_service import LIMIT, AuditHandler, EchoHandler, echo, frame, web_trailers
 
 from gen.echo.v1.echo_pb import EchoRequest, EchoResponse, Everything, FailRequest, MetaRequest, SleepRequest
 from micro.domain.errors import Error, Kind
@@ -245,8 +246,9 @@ async def test_values_come_back_whole() -> None:
 @pytest.mark.parametrize("kind", ["application/grpc", "application/grpc+proto", "application/grpc-web"])
 async def test_an_unknown_method_is_unimplemented_over_grpc(kind: str) -> None:
     answer = await http(echo(), "POST", "/echo.v1.Echo/Nope", headers={"content-type": kind}, body=_FRAME)
-    assert (answer.status, answer.trailers["grpc-status"]) == (200, "12")
-    assert "Echo.Call" in unquote(answer.trailers["grpc-message"])
+    trailers = answer.trailers or web_trailers(answer.body)
+    assert (answer.status, trailers["grpc-status"]) == (200, "12")
+    assert "Echo.Call" in unquote(trailers["grpc-message"])
 
 
 async def test_an_unknown_method_is_not_found_over_http() -> None:
@@ -262,3 +264,57 @@ async def test_a_wrong_content_type_is_refused(kind: str) -> None:
     answer = await http(echo(), "POST", "/echo.v1.Echo/Call", headers={"content-type": kind}, body=b"{}")
     assert answer.status == 415
     assert "application/json" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind", "query"),
+    [
+        ("POST", "application/json", b""),
+        ("POST", "application/json; charset=utf-8", b""),
+        ("PUT", "application/json", b""),
+        ("POST", "application/proto", b""),
+        ("GET", "", b"connect=v1&encoding=json&compression=br&message={}"),
+    ],
+)
+async def test_a_compression_that_is_not_spoken_is_the_caller_s_mistake(verb: str, kind: str, query: bytes) -> None:
+    headers = {"content-type": kind, **({} if query else {"content-encoding": "br"})}
+    answer = await http(echo(), verb, "/echo.v1.Echo/Safe", query=query, headers=headers, body=b"{}")
+    assert (answer.status, answer.json()["code"]) == (415, "unimplemented")
+    assert "gzip" in answer.json()["message"]
+
+
+class LongHandler(EchoHandler):
+    async def call(self, request: EchoRequest, ctx: Any) -> EchoResponse:
+        return EchoResponse(name="x" * 200)
+
+    async def chat(self, requests: AsyncIterator[EchoRequest], ctx: Any) -> AsyncIterator[EchoResponse]:
+        yield EchoResponse(name="x" * 200)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("application/grpc", "Call"),
+        ("application/grpc", "Chat"),
+        ("application/grpc-web", "Call"),
+        ("application/connect+json", "Chat"),
+        ("application/proto", "Call"),
+        ("application/json", "Call"),
+        ("", "Call"),
+    ],
+)
+async def test_an_answer_that_is_too_long_is_not_sent(kind: str, method: str) -> None:
+    app = Application("echo", [LongHandler()], max_message=100)
+    headers = {"content-type": kind, "te": "trailers"}
+    body = frame(b"") if "grpc" in kind else frame(b"{}") if "connect" in kind else b"{}" if "json" in kind else b""
+    answer = await http(app, "POST" if kind else "GET", f"/echo.v1.Echo/{method}", headers=headers, body=body)
+    assert answer.complete
+    assert b"x" * 200 not in answer.body
+    assert "raise max_message" in unquote(str(answer.trailers) + answer.body.decode("latin-1"))
+
+
+async def test_a_message_that_is_too_long_ends_a_stream_of_lines() -> None:
+    answer = await http(echo(max_message=12), "GET", "/echo/count", query=b"to=20")
+    lines = [json.loads(line) for line in answer.body.splitlines()]
+    assert lines[:-1] == [{"number": number} for number in range(1, 10)]
+    assert lines[-1]["error"]["code"] == "resource_exhausted"

@@ -94,7 +94,7 @@ async def test_all_kinds_of_streams_over_grpc() -> None:
 @pytest.mark.parametrize("method", ["sum", "chat"])
 async def test_a_stream_of_requests_is_not_for_plain_http(method: str) -> None:
     answer = await http(echo(), "POST", f"/echo/{method}", headers=JSON, body=b"{}")
-    assert (answer.status, answer.json()["code"]) == (501, "unimplemented")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid_argument")
     assert "WebSocket" in answer.json()["message"]
 
 

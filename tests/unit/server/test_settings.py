@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def test_arguments_win_over_the_environment_and_that_over_the_profile(tmp_path: 
     assert settings.read({"MICRO_HOME": str(tmp_path), "MICRO_PROFILE": "test"}).registry_state == "memory"
 
 
+def test_a_new_secret_for_the_admin_is_asked_for_at_one_start_and_by_no_variable(tmp_path: Path) -> None:
+    environ = {"MICRO_HOME": str(tmp_path), "MICRO_RESET_ADMIN": "1"}
+    assert not settings.read(environ).reset_admin
+    assert settings.read(environ, reset_admin=True).reset_admin
+
+
 def test_values_have_the_types_of_their_defaults() -> None:
     environ = {
         "MICRO_ACCESS_LOG": "true",
@@ -42,10 +49,18 @@ def test_values_have_the_types_of_their_defaults() -> None:
         ({"MICRO_PROFILE": "nobody's"}, "there is no profile"),
         ({"MICRO_ACCESS_LOG": "perhaps"}, "MICRO_ACCESS_LOG='perhaps' is not true or false"),
         ({"MICRO_READY_TIMEOUT": "soon"}, "is not a number"),
+        ({"MICRO_PUBLIC": "perhaps"}, "MICRO_PUBLIC='perhaps' is not true or false"),
+        ({"MICRO_TLS_CERT": "a.pem"}, "--tls-cert and --tls-key belong together"),
+        ({"MICRO_TLS_KEY": "a.key"}, "--tls-cert and --tls-key belong together"),
+        ({"MICRO_TLS_CLIENT_CA": "ca.pem"}, "--tls-client-ca needs TLS"),
+        ({"MICRO_BASE_DOMAIN": "Example.com"}, "--base-domain 'Example.com' is not a domain"),
+        ({"MICRO_BASE_DOMAIN": "*.example.com"}, "is not a domain"),
+        ({"MICRO_PROXY_ADDRESS": "0.0.0.0:8081"}, "--proxy-address 0.0.0.0:8081 is reached by others, so it needs TLS"),
+        ({"MICRO_PROXY_ADDRESS": "[::]:8081"}, "needs TLS"),
     ],
 )
 def test_what_cannot_be_is_named(environ: dict[str, str], words: str) -> None:
-    with pytest.raises(Error, match="|".join([words.replace("(", "\\(")])):
+    with pytest.raises(Error, match=re.escape(words)):
         settings.read(environ)
 
 
@@ -53,7 +68,36 @@ def test_settings_travel_whole(tmp_path: Path) -> None:
     made = settings.read({"MICRO_HOME": str(tmp_path)}).with_ports()
     assert Settings.load(made.dump()) == made
     inner = {made.nats_address, made.registry_address, made.network_address, made.runtime_address, made.mesh_address}
-    assert len(inner) == 5
+    assert len(inner | {made.auth_address}) == 6
+
+
+def test_each_start_has_a_secret_of_its_own_which_is_not_printed(tmp_path: Path) -> None:
+    read = settings.read({"MICRO_HOME": str(tmp_path)})
+    one, two = read.with_ports(), read.with_ports()
+    assert one.server_secret != two.server_secret
+    assert len(one.server_secret) >= 43
+    assert one.server_secret not in repr(one)
+
+
+def test_services_are_open_on_loopback_and_nowhere_else_unless_that_is_said() -> None:
+    tls = {"MICRO_TLS_CERT": "a.pem", "MICRO_TLS_KEY": "a.key"}
+    for environ, is_open in (
+        ({}, True),
+        ({"MICRO_API_ADDRESS": "[::1]:8080", "MICRO_PROXY_ADDRESS": "localhost:8081"}, True),
+        ({"MICRO_API_ADDRESS": "0.0.0.0:8080"}, False),
+        ({"MICRO_API_ADDRESS": "10.0.0.1:8080", "MICRO_PUBLIC": "true"}, True),
+        ({"MICRO_PROXY_ADDRESS": "0.0.0.0:8081", **tls}, False),
+        ({"MICRO_PROXY_ADDRESS": "0.0.0.0:8081", "MICRO_INSECURE": "1"}, False),
+    ):
+        assert settings.read(environ).open is is_open, environ
+
+
+def test_paths_of_files_are_whole_wherever_the_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    read = settings.read({}, tls_cert="a.pem", tls_key="/keys/a.key")
+    assert (read.tls_cert, read.tls_key, read.tls_client_ca) == (str(tmp_path / "a.pem"), "/keys/a.key", "")
 
 
 def test_sockets_have_short_paths_of_their_own_for_each_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

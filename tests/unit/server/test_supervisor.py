@@ -33,6 +33,9 @@ class Notes:
     def back(self, unit: Unit, seconds: float) -> None:
         self._note(f"{unit.name} back")
 
+    def note(self, text: str) -> None:
+        self._note(text)
+
     async def until(self, line: str) -> None:
         async with asyncio.timeout(5):
             while line not in self.lines:
@@ -65,7 +68,10 @@ class World:
         self.drained.append(process.id)
 
     async def run(self) -> None:
-        await self.supervisor.run(self.stop, self.up.set)
+        async def announce() -> None:
+            self.up.set()
+
+        await self.supervisor.run(self.stop, announce)
 
 
 async def test_what_is_needed_is_ready_before_what_needs_it_starts_and_ends_after_it() -> None:

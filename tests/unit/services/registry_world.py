@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from callers import calling
 
 from micro.backends.memory.registry import MemoryRegistry
 from micro.domain import errors
@@ -16,7 +16,7 @@ from micro.services.registry import RegistryService
 from micro.testing.clock import FakeClock
 
 Action = pb.WatchResponse.Action
-CTX = SimpleNamespace(namespace="micro")
+CTX = calling()
 
 
 def service(

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from callers import calling
 
 from micro.domain import errors, route
 from micro.domain.route import RouteTable
@@ -68,10 +69,11 @@ class Recorder(Dataplane):
         self.broken = False
         self._news = asyncio.Event()
 
-    def apply(self, table: RouteTable, revision: int) -> None:
+    def apply(self, table: RouteTable, revision: int, quotas=None) -> None:
         if self.broken:
             raise RuntimeError("broken")
         self.told.append((table, revision))
+        self.quotas = dict(quotas or {})
         self._news.set()
 
     def proxies(self) -> list[ProxyState]:
@@ -195,11 +197,28 @@ async def test_routes_are_listed_and_narrowed(request_, expected):
         known = [created(1, "books", namespace="other"), created(2, "shop"), created(3, "books")]
         registry.say(RESET, *known, synced(3))
         await plane.sync(3, 1)
-        told = await service.routes(request_, None)
+        told = await service.routes(request_, calling())
         assert [(route.namespace, route.service) for route in told.routes] == expected
         for route in told.routes:
             assert (route.addresses, route.timeout) == (["127.0.0.1:1"], 3.0)
             assert route.rpc_services == [f"{route.service}.{route.service}"]
+
+
+async def test_limits_reach_the_data_plane_without_a_change_of_the_registry():
+    async with network() as (registry, plane, service):
+        registry.say(RESET, created(1, "books"), synced(1))
+        await plane.sync(1, 1)
+        told = len(plane.told)
+        service.limit({"shop": 5, "free": 0})
+        while len(plane.told) == told:
+            await asyncio.sleep(0)
+        assert plane.quotas == {"shop": 5}
+        assert plane.told[-1][1] == 1
+        told = len(plane.told)
+        service.limit({"shop": 5})
+        registry.say(created(2, "toys"))
+        await plane.sync(2, 1)
+        assert len(plane.told) == told + 1, "the same limits are no news"
 
 
 async def test_proxies_and_sync_are_the_data_planes_answers():

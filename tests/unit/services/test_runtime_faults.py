@@ -32,13 +32,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 async def kept(world: World) -> Workload:
     """What a runtime that is killed now leaves behind."""
-    [found] = await FileWorkloads(world.home / "workloads").list()
+    [found] = await FileWorkloads(world.home).list()
     return found
 
 
 async def survivor(world: World, found: Workload, home: Path) -> World:
     """A runtime that starts with that alone."""
-    await FileWorkloads(home / "workloads").put(found)
+    await FileWorkloads(home).put(found)
     made = World(home)
     await made.start()
     return made
@@ -58,7 +58,8 @@ async def test_a_start_that_is_acknowledged_is_not_lost_when_the_runtime_is_kill
 
 @pytest.mark.parametrize("wait", [True, False])
 async def test_a_start_that_cannot_be_kept_is_refused_and_leaves_nothing(world: World, wait: bool) -> None:
-    (world.home / "workloads").write_text("a file where the folder should be")
+    (world.home / "micro").mkdir()
+    (world.home / "micro/workloads").write_text("a file where the folder should be")
     with pytest.raises(Error) as caught:
         await world.create(wait=wait)
     assert caught.value.kind is Kind.UNAVAILABLE
@@ -83,7 +84,7 @@ async def test_an_update_that_waits_for_another_is_not_lost_either(
     gates = {"2": asyncio.Event(), "3": asyncio.Event()}
     building, build = asyncio.Event(), world.builder.build
 
-    async def gated(folder: Path) -> Build:
+    async def gated(folder: Path, *, background: bool = False) -> Build:
         building.set()
         await gates[folder.name].wait()
         return await build(folder)
@@ -136,7 +137,7 @@ async def test_a_kill_right_after_a_create_answers_both(world: World) -> None:
             await creating
     assert caught.value.kind is Kind.ABORTED
     assert await world.read() == []
-    assert world.left("workloads") == []
+    assert world.left("micro/workloads") == []
 
 
 async def test_a_kill_that_cannot_be_kept_leaves_the_service_as_it_is(
@@ -221,7 +222,7 @@ async def test_builds_do_not_keep_healthy_services_from_starting(world: World, m
         world.launcher.end(process_id, 137)
     build = world.builder.build
 
-    async def slow(folder: Path) -> Build:
+    async def slow(folder: Path, *, background: bool = False) -> Build:
         if "broken" in str(folder):
             await asyncio.Event().wait()
         return await build(folder)

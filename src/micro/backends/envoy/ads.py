@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from micro.backends.envoy.compile import Compiler, Snapshot
+from micro.backends.envoy.front import Front
 from micro.backends.envoy.session import Session
 from micro.domain import errors
 from micro.domain.route import RouteTable
@@ -39,20 +40,20 @@ class EnvoyDataplane(Dataplane, AggregatedDiscoveryService):
 
     Args:
         version: what `GET /` on the HTTP gateway answers.
-        origins: web origins whose pages may call the HTTP gateway.
+        front: how the HTTP gateway is known outside.
         expected: ids of the proxies that `sync` waits for even while they are not connected: they may be about to
             come back, with old routes in use. Whoever else connects is not waited for. None: for all that connect.
     """
 
-    def __init__(self, version: str, origins: Iterable[str] = (), expected: Iterable[str] = ()) -> None:
-        self._compiler = Compiler(version, origins)
+    def __init__(self, version: str, front: Front | None = None, expected: Iterable[str] = ()) -> None:
+        self._compiler = Compiler(version, front)
         self._expected = frozenset(expected)
         self._snapshot: Snapshot | None = None
         self._streams: dict[_Stream, asyncio.Task[None]] = {}
         self._progress = asyncio.Event()
 
-    def apply(self, table: RouteTable, revision: int) -> None:
-        self._snapshot = self._compiler.compile(table, revision)
+    def apply(self, table: RouteTable, revision: int, quotas: Mapping[str, int] | None = None) -> None:
+        self._snapshot = self._compiler.compile(table, revision, quotas)
         for stream in self._streams:
             stream.wake.set()
         self._tell()

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from micro.backends.envoy import secrets, shared
 from micro.backends.envoy.replies import local_replies
-from micro.domain import names
+from micro.ports import private_file
 from micro.rpc import asgi_server
 
 _TYPE = "type.googleapis.com/"
@@ -51,6 +52,8 @@ class Gateway:
         admin: unix socket of its administration; at most 107 bytes long.
         access_log: whether to write a line a request to stdout.
         cors: whether pages of other origins may call; which ones, the routes say.
+        secret: what the control plane knows its proxies by.
+        tls: files of the certificate that it shows; None for none.
     """
 
     id: Literal["api", "proxy", "mesh"]
@@ -59,6 +62,8 @@ class Gateway:
     admin: Path
     access_log: bool = False
     cors: bool = False
+    secret: str = field(default="", repr=False)
+    tls: secrets.Files | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -81,7 +86,8 @@ def config(gateway: Gateway) -> dict[str, Any]:
                             "cluster_name": "control",
                             # Half a minute by default, far longer than the control plane takes to come back.
                             "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}},
-                        }
+                        },
+                        "initial_metadata": [{"key": "authorization", "value": f"Bearer {gateway.secret}"}],
                     }
                 ],
             },
@@ -110,8 +116,7 @@ def config(gateway: Gateway) -> dict[str, Any]:
 def write(gateway: Gateway, folder: Path) -> Path:
     """Write the bootstrap into a folder, readable by its owner only; returns the file."""
     file = folder / f"{gateway.id}.json"
-    file.touch(mode=0o600)
-    file.write_text(json.dumps(config(gateway), indent=1))
+    private_file.write(file, json.dumps(config(gateway), indent=1), durable=False)
     return file
 
 
@@ -149,13 +154,18 @@ def _seconds(value: float) -> str:
 
 
 def _listener(gateway: Gateway) -> dict[str, Any]:
+    chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": _manager(gateway)}]}
+    if gateway.tls is not None:
+        chain["transport_socket"] = secrets.transport_socket(gateway.tls)
+        # A client that opens a connection and says nothing holds it no longer than this.
+        chain["transport_socket_connect_timeout"] = _seconds(gateway.limits.header_wait)
     return {
         "name": gateway.id,
         "address": _socket(gateway.address),
         # Two processes on one port would silently share it.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": gateway.limits.buffer,
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": _manager(gateway)}]}],
+        "filter_chains": [chain],
     }
 
 
@@ -170,6 +180,8 @@ def _manager(gateway: Gateway) -> dict[str, Any]:
         "local_reply_config": local_replies(),
         "server_name": "micro",
         "use_remote_address": True,
+        # Done before anything else, since it would leave out who connects from this machine.
+        "skip_xff_append": True,
         # Nobody's x-envoy-* headers are believed, neighbours' no more than strangers'.
         "internal_address_config": {"cidr_ranges": [_NOBODY]},
         "early_header_mutation_extensions": [_early()],
@@ -211,13 +223,24 @@ def _filters(gateway: Gateway) -> list[dict[str, Any]]:
         "name": "envoy.filters.http.cors",
         "typed_config": {"@type": _TYPE + "envoy.extensions.filters.http.cors.v3.Cors"},
     }
-    return [cors, router] if gateway.cors else [router]
+    # Wakes where the routes bring limits along.
+    limited: dict[str, Any] = {
+        "name": shared.LIMITS,
+        "typed_config": {
+            "@type": _TYPE + "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": shared.LIMITED,
+        },
+        "disabled": True,
+    }
+    found = [limited, router] if gateway.id == "api" else [router]
+    return [cors, *found] if gateway.cors else found
 
 
 def _early() -> dict[str, Any]:
-    """Before anything looks at a request: a namespace in any case. Envoy's own headers it removes by itself, since no
-    address counts as internal."""
-    namespace = {"key": "micro-namespace", "value": names.DEFAULT_NAMESPACE}
+    """Before anything looks at a request: a word on the namespace in any case. Envoy's own headers it removes by
+    itself, since no address counts as internal."""
+    namespace = {"key": shared.NAMESPACE, "value": shared.NO_NAMESPACE}
+    peer = {"key": "x-forwarded-for", "value": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
     # The second is left out by itself where the request has no such header.
     none, callers = ({"key": "micro-timeout", "value": value} for value in ("-", "%REQ(GRPC-TIMEOUT)%"))
     return {
@@ -228,6 +251,7 @@ def _early() -> dict[str, Any]:
                 # HTTP/2 knows one value of it only, and resets a stream that has another.
                 {"append": {"header": {"key": "te", "value": "trailers"}, "append_action": "OVERWRITE_IF_EXISTS"}},
                 {"append": {"header": namespace, "append_action": "ADD_IF_ABSENT"}},
+                {"append": {"header": peer, "append_action": "APPEND_IF_EXISTS_OR_ADD"}},
                 # Further on, the route's own limit takes the place of a deadline that the caller did not give.
                 {"append": {"header": none, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
                 {"append": {"header": callers, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import logging
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from micro.backends.envoy import clusters, matchers
-from micro.domain import errors
+from micro.backends.envoy.front import Front
 from micro.domain.route import Key, Route, RouteTable
 from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import Resource
 from micro.rpc.wkt import Any
@@ -25,8 +24,6 @@ _PREFIX = "type.googleapis.com/"
 CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 ROUTES = _PREFIX + "envoy.config.route.v3.RouteConfiguration"
-
-_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]+)?")
 
 Resources = Mapping[str, Mapping[str, Resource]]
 """By type and name."""
@@ -43,6 +40,7 @@ class Snapshot:
 @dataclass(frozen=True, slots=True)
 class _Piece:
     route: Route
+    limited: bool
     clusters: tuple[Resource, ...]
     endpoints: tuple[Resource, ...]
     pages: matchers.Pages
@@ -53,36 +51,32 @@ class Compiler:
 
     Args:
         version: what `GET /` on the HTTP gateway answers.
-        origins: web origins ("https://example.com") whose pages may call the HTTP gateway, with the user's cookies;
-            none by default.
-
-    Raises:
-        Error: INVALID_ARGUMENT for what is no origin; "*" is none.
+        front: how the HTTP gateway is known outside.
     """
 
-    def __init__(self, version: str, origins: Iterable[str] = ()) -> None:
+    def __init__(self, version: str, front: Front | None = None) -> None:
         self._version = version
-        self._origins = tuple(origins)
-        for origin in self._origins:
-            if not _ORIGIN.fullmatch(origin):
-                raise errors.invalid_argument(
-                    f"{origin!r} is not a web origin: write https://HOST or https://HOST:PORT"
-                )
+        self._front = front or Front()
         self._pieces: dict[Key, _Piece] = {}
         self._refused: dict[Key, Route] = {}
+        self._quotas: dict[str, int] = {}
         self._routes: dict[str, Resource] = {}
 
-    def compile(self, table: RouteTable, revision: int) -> Snapshot:
+    def compile(self, table: RouteTable, revision: int, quotas: Mapping[str, int] | None = None) -> Snapshot:
         """All resources of a table. Equal tables give equal bytes, whatever was compiled before.
 
         A service that nothing can be made of is left out, and logged once.
+
+        Args:
+            quotas: requests a second at the HTTP gateway, by namespace; one that is not there has no limit.
         """
-        made = {route.key: self._compiled(route) for route in table}
+        quotas = dict(quotas or {})
+        made = {route.key: self._compiled(route, route.namespace in quotas) for route in table}
         pieces = {key: piece for key, piece in made.items() if piece is not None}
         self._refused = {key: route for key, route in self._refused.items() if key in made and key not in pieces}
-        if not self._routes or not self._same_pages(pieces):
-            self._routes = self._configurations({key: piece.pages for key, piece in pieces.items()})
-        self._pieces = pieces
+        if not self._routes or quotas != self._quotas or not self._same_pages(pieces):
+            self._routes = self._configurations({key: piece.pages for key, piece in pieces.items()}, quotas)
+        self._pieces, self._quotas = pieces, quotas
         return Snapshot(
             revision,
             {
@@ -92,12 +86,14 @@ class Compiler:
             },
         )
 
-    def _compiled(self, route: Route) -> _Piece | None:
+    def _compiled(self, route: Route, limited: bool) -> _Piece | None:
         known = self._pieces.get(route.key)
+        if known and known.limited != limited:
+            known = None
         if known and known.route == route:
             return known
         try:
-            return _piece(route, known)
+            return _piece(route, limited, known)
         except Exception:
             if self._refused.get(route.key) != route:
                 log.exception(
@@ -112,27 +108,27 @@ class Compiler:
             return False
         return all(key in self._pieces and self._pieces[key].pages is piece.pages for key, piece in pieces.items())
 
-    def _configurations(self, pages: Mapping[Key, matchers.Pages]) -> dict[str, Resource]:
-        tree = matchers.inside(pages)
+    def _configurations(self, pages: Mapping[Key, matchers.Pages], quotas: Mapping[str, int]) -> dict[str, Resource]:
         made = [
-            matchers.api(pages, self._version, self._origins),
-            matchers.configuration("mesh", tree),
-            matchers.configuration("proxy", tree),
+            matchers.api(pages, self._version, self._front, quotas),
+            matchers.configuration("mesh", matchers.inside(pages, Front(), callers=False)),
+            matchers.configuration("proxy", matchers.inside(pages, Front(self._front.proxy), callers=True)),
         ]
         return {one.name: _resource(one.name, ROUTES, one.to_binary()) for one in made}
 
 
-def _piece(route: Route, known: _Piece | None) -> _Piece:
+def _piece(route: Route, limited: bool, known: _Piece | None) -> _Piece:
     names = clusters.names(route)
     usable = [address for text in route.addresses if (address := _address(text))]
     endpoints = tuple(_resource(name, ENDPOINTS, clusters.assignment(name, usable).to_binary()) for name in names)
     if known and clusters.names(known.route) == names and matchers.same_pages(known.route, route):
-        return _Piece(route, known.clusters, endpoints, known.pages)
+        return _Piece(route, limited, known.clusters, endpoints, known.pages)
     return _Piece(
         route,
+        limited,
         tuple(_resource(name, CLUSTER, clusters.cluster(name).to_binary()) for name in names),
         endpoints,
-        matchers.pages(route),
+        matchers.pages(route, limited=limited),
     )
 
 

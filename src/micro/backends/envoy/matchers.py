@@ -1,9 +1,8 @@
 """How a request finds its service: trees of lookups, so that the thousandth service is found as fast as the first.
 
-Inside (mesh and proxy): the platform's own services first, they answer in every namespace; then by header
-micro-namespace, in it by header micro-service, else by the gRPC path. Outside (api): by header micro-namespace, in it
-by the first segments of the path, or the gRPC path; the platform's own services are not reachable there. The listener
-adds micro-namespace where it is missing.
+Inside (mesh and proxy): the platform's own services first, they answer in every namespace; then by namespace, in it
+by header micro-service, else by the gRPC path. Outside (api): by namespace, in it by the first segments of the path, or
+the gRPC path; of the platform's own services only the public keys are reachable there.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from micro.backends.envoy import clusters
+from micro.backends.envoy import clusters, limits, namespaces, origins, shared, trees
+from micro.backends.envoy.front import Front
+from micro.backends.envoy.trees import OnMatch
 from micro.domain import names
 from micro.domain.route import Key
 from micro.domain.route import Route as Service
@@ -27,21 +27,15 @@ from micro.rpc.gen.envoy.config.route.v3.route_components_pb import (
     RetryPolicy,
     Route,
     RouteAction,
-    RouteList,
     RouteMatch,
     VirtualHost,
 )
 from micro.rpc.gen.envoy.config.route.v3.route_pb import RouteConfiguration
-from micro.rpc.gen.envoy.extensions.filters.http.cors.v3.cors_pb import CorsPolicy
 from micro.rpc.gen.envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb import PreviousHostsPredicate
-from micro.rpc.gen.envoy.type.matcher.v3.http_inputs_pb import HttpRequestHeaderMatchInput
 from micro.rpc.gen.envoy.type.matcher.v3.regex_pb import RegexMatcher
 from micro.rpc.gen.envoy.type.matcher.v3.string_pb import StringMatcher
-from micro.rpc.gen.xds.core.v3.extension_pb import TypedExtensionConfig
-from micro.rpc.gen.xds.type.matcher.v3.matcher_pb import Matcher
 from micro.rpc.wkt import Any, BoolValue, Duration, UInt32Value, oneof
 
-NAMESPACE_HEADER = "micro-namespace"
 SERVICE_HEADER = "micro-service"
 
 _SLACK = 1.0  # seconds for the service to report its own timeout before the proxy reports it
@@ -50,7 +44,8 @@ _MOST_STREAMS = 64  # methods; a pattern of more would cost every request of the
 _EVERYONES = ("grpc.health.", "grpc.reflection.")  # exported by every service, so their paths lead to none
 _DISCOVERY = "envoy."  # exported by the control plane for the proxies, which know its address; nobody else is let in
 
-_OnMatch = Matcher.OnMatch
+JWKS = "/.well-known/jwks.json"
+"""Where the public keys are, by convention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,39 +61,42 @@ class Pages:
     """
 
     service: Service
-    named: _OnMatch
-    called: _OnMatch
-    public: _OnMatch
+    named: OnMatch
+    called: OnMatch
+    public: OnMatch
     below: Mapping[str, tuple[Route, ...]]
-    found: Mapping[str, _OnMatch]
+    found: Mapping[str, OnMatch]
 
 
-def pages(service: Service) -> Pages:
-    """What a service contributes; its addresses play no part."""
+def pages(service: Service, *, limited: bool = False) -> Pages:
+    """What a service contributes; its addresses play no part.
+
+    Args:
+        limited: whether its namespace may send so many requests a second only.
+    """
     unnamed = HeaderMatcher(name=SERVICE_HEADER, header_match_specifier=oneof("present_match", True), invert_match=True)
     anywhere = _routes(service, RouteMatch(path_specifier=oneof("prefix", "/")))
     below = {
-        prefix: _routes(service, RouteMatch(path_specifier=oneof("path_separated_prefix", prefix)))
+        prefix: _routes(service, RouteMatch(path_specifier=oneof("path_separated_prefix", prefix)), limited=limited)
         for prefix in service.prefixes
     }
+    public = _routes(service, RouteMatch(path_specifier=oneof("prefix", "/")), limited=True) if limited else anywhere
     return Pages(
         service=service,
         named=_named(service, anywhere),
-        called=_action(_routes(service, RouteMatch(path_specifier=oneof("prefix", "/"), headers=[unnamed]))),
-        public=_action(anywhere),
+        called=trees.action(_routes(service, RouteMatch(path_specifier=oneof("prefix", "/"), headers=[unnamed]))),
+        public=trees.action(public),
         below=below,
-        found={prefix: _action(routes) for prefix, routes in below.items()},
+        found={prefix: trees.action(routes) for prefix, routes in below.items()},
     )
 
 
-def _named(service: Service, anywhere: Sequence[Route]) -> _OnMatch:
+def _named(service: Service, anywhere: Sequence[Route]) -> OnMatch:
     """For requests that carry the name: every path; of the platform's own services, none of discovery."""
-    found = _action(anywhere)
+    found = trees.action(anywhere)
     if not _is_core(*service.key):
         return found
-    # A route that no path of discovery fits: nothing is found there.
-    nowhere = Route(match=RouteMatch(path_specifier=oneof("path", "/")), action=oneof("route", _unary(service)))
-    return _lookup(":path", "prefix_match_map", {f"/{_DISCOVERY}": _action([nowhere])}, found) or found
+    return trees.lookup(":path", "prefix_match_map", {f"/{_DISCOVERY}": _nowhere()}, found) or found
 
 
 def same_pages(one: Service, other: Service) -> bool:
@@ -106,38 +104,47 @@ def same_pages(one: Service, other: Service) -> bool:
     return dataclasses.replace(one, addresses=other.addresses) == other
 
 
-def inside(all_pages: Mapping[Key, Pages]) -> _OnMatch | None:
-    """The tree for callers that are part of the deployment; None when there is nothing to find."""
+def inside(all_pages: Mapping[Key, Pages], front: Front, *, callers: bool) -> OnMatch | None:
+    """The tree of mesh and proxy; None when there is nothing to find.
+
+    Args:
+        front: how the listener is known; web pages of others find nothing there either.
+        callers: whether people call there, whose token tells their namespace, not services, which name it.
+    """
     core: dict[str, Pages] = {}
     tenants: defaultdict[str, dict[str, Pages]] = defaultdict(dict)
     for (namespace, service), page in sorted(all_pages.items()):
         (core if _is_core(namespace, service) else tenants[namespace])[service] = page
-    by_namespace = {namespace: found for namespace, own in tenants.items() if (found := _by_name(own, None))}
-    return _by_name(core, _lookup(NAMESPACE_HEADER, "exact_match_map", by_namespace))
+    found = {namespace: tree for namespace, own in tenants.items() if (tree := _by_name(own, None))}
+    chosen = namespaces.by_caller(found, _nowhere()) if callers else namespaces.by_header(found)
+    return _refusing_pages(front, _by_name(core, chosen))
 
 
-def api(all_pages: Mapping[Key, Pages], version: str, origins: Sequence[str]) -> RouteConfiguration:
+def api(all_pages: Mapping[Key, Pages], version: str, front: Front, quotas: Mapping[str, int]) -> RouteConfiguration:
     """The route configuration for callers from outside."""
     tenants: defaultdict[str, list[Pages]] = defaultdict(list)
     for (namespace, service), page in sorted(all_pages.items()):
         if not _is_core(namespace, service):
             tenants[namespace].append(page)
-    by_namespace = {namespace: found for namespace, own in tenants.items() if (found := _by_path(own))}
-    found = _lookup(NAMESPACE_HEADER, "exact_match_map", by_namespace)
+    found = {namespace: tree for namespace, own in tenants.items() if (tree := _by_path(own))}
+    allowed = _refusing_pages(front, namespaces.by_caller(found, _nowhere(), front.base_domain))
     answers = {
-        "/": _action([_answer("/", 200, json.dumps({"version": version}))]),
-        "/favicon.ico": _action([_answer("/favicon.ico", 204)]),
+        "/": trees.action([_answer("/", 200, json.dumps({"version": version}))]),
+        "/favicon.ico": trees.action([_answer("/favicon.ico", 204)]),
     }
     # What is looked up has the query in it.
-    asked = {f"{path}?": answer for path, answer in answers.items()}
-    found = _lookup(":path", "prefix_match_map", asked, found)
-    made = configuration("api", _lookup(":path", "exact_match_map", answers, found))
-    if origins:
-        made.typed_per_filter_config["envoy.filters.http.cors"] = Any.pack(_cors(origins))
+    asked = trees.lookup(":path", "prefix_match_map", {f"{path}?": answer for path, answer in answers.items()}, allowed)
+    if auth := all_pages.get((names.DEFAULT_NAMESPACE, "auth")):
+        answers[JWKS] = trees.action([_keys(auth.service)])
+    made = configuration("api", trees.lookup(":path", "exact_match_map", answers, asked))
+    if front.origins:
+        made.typed_per_filter_config["envoy.filters.http.cors"] = Any.pack(origins.cors(front.origins))
+    if quotas:
+        made.typed_per_filter_config[shared.LIMITS] = Any.pack(limits.limits(quotas))
     return made
 
 
-def configuration(name: str, tree: _OnMatch | None) -> RouteConfiguration:
+def configuration(name: str, tree: OnMatch | None) -> RouteConfiguration:
     """One virtual host for every domain."""
     host = VirtualHost(name="all", domains=["*"], retry_policy=_retries())
     if tree is not None and tree.on_match is not None and tree.on_match.field == "matcher":
@@ -145,34 +152,46 @@ def configuration(name: str, tree: _OnMatch | None) -> RouteConfiguration:
     return RouteConfiguration(name=name, virtual_hosts=[host])
 
 
+def _refusing_pages(front: Front, tree: OnMatch | None) -> OnMatch | None:
+    """The tree behind the conditions that keep out what no instance bears, and what a foreign web page has made its
+    reader's browser send."""
+    refused = [
+        (origins.no_host(), trees.action([_answer("", 400)])),
+        (origins.foreign(front), trees.action([_answer("", shared.FOREIGN)])),
+    ]
+    if (unknown := origins.unknown_host(front)) is not None:
+        refused.append((unknown, trees.action([_answer("", shared.UNKNOWN_HOST)])))
+    return trees.first(refused, tree)
+
+
 def _is_core(namespace: str, service: str) -> bool:
     return namespace == names.DEFAULT_NAMESPACE and service in names.CORE_SERVICES
 
 
-def _by_name(own: Mapping[str, Pages], otherwise: _OnMatch | None) -> _OnMatch | None:
-    called: dict[str, _OnMatch] = {}
+def _by_name(own: Mapping[str, Pages], otherwise: OnMatch | None) -> OnMatch | None:
+    called: dict[str, OnMatch] = {}
     for page in own.values():
         for rpc in _rpc_services(page):
             called.setdefault(f"/{rpc}/", page.called)  # the first by name, where two export the same
     named = {service: page.named for service, page in own.items()}
-    by_path = _lookup(":path", "prefix_match_map", called, otherwise)
-    return _lookup(SERVICE_HEADER, "exact_match_map", named, by_path)
+    by_path = trees.lookup(":path", "prefix_match_map", called, otherwise)
+    return trees.lookup(SERVICE_HEADER, "exact_match_map", named, by_path)
 
 
-def _by_path(own: Sequence[Pages]) -> _OnMatch | None:
+def _by_path(own: Sequence[Pages]) -> OnMatch | None:
     owners: dict[str, Pages] = {}
     for page in own:
         for prefix in page.below:
             owners.setdefault(prefix, page)
-    entries: dict[str, _OnMatch] = {}
+    entries: dict[str, OnMatch] = {}
     for prefix, page in owners.items():
         shorter = _shorter(prefix, owners)
-        entries[prefix] = _action([*page.below[prefix], *shorter]) if shorter else page.found[prefix]
+        entries[prefix] = trees.action([*page.below[prefix], *shorter]) if shorter else page.found[prefix]
     for page in own:
         for rpc in _rpc_services(page):
             if f"/{rpc}" not in owners:
                 entries.setdefault(f"/{rpc}/", page.public)
-    return _lookup(":path", "prefix_match_map", entries)
+    return trees.lookup(":path", "prefix_match_map", entries)
 
 
 def _shorter(prefix: str, owners: Mapping[str, Pages]) -> list[Route]:
@@ -188,29 +207,23 @@ def _rpc_services(page: Pages) -> Iterable[str]:
     return (rpc for rpc in page.service.rpc_services if not rpc.startswith((*_EVERYONES, _DISCOVERY)))
 
 
-def _lookup(
-    header: str,
-    how: Literal["exact_match_map", "prefix_match_map"],
-    entries: Mapping[str, _OnMatch],
-    otherwise: _OnMatch | None = None,
-) -> _OnMatch | None:
-    """A map on a header; Envoy refuses an empty one, so that is left out."""
-    if not entries:
-        return otherwise
-    tree = Matcher.MatcherTree(
-        input=TypedExtensionConfig(name=header, typed_config=Any.pack(HttpRequestHeaderMatchInput(header_name=header))),
-        tree_type=oneof(how, Matcher.MatcherTree.MatchMap(map=dict(entries))),
+def _nowhere() -> OnMatch:
+    """A route that no request fits: nothing is found there."""
+    never = HeaderMatcher(name=":path", header_match_specifier=oneof("present_match", True), invert_match=True)
+    match = RouteMatch(path_specifier=oneof("prefix", "/"), headers=[never])
+    return trees.action([Route(match=match, action=oneof("direct_response", DirectResponseAction(status=404)))])
+
+
+def _keys(auth: Service) -> Route:
+    """To the public keys, for who reads them; they are nobody's secret."""
+    get = HeaderMatcher(
+        name=":method", header_match_specifier=oneof("string_match", StringMatcher(match_pattern=oneof("exact", "GET")))
     )
-    matcher = Matcher(matcher_type=oneof("matcher_tree", tree), on_no_match=otherwise)
-    return _OnMatch(on_match=oneof("matcher", matcher))
+    match = RouteMatch(path_specifier=oneof("path", JWKS), headers=[get])
+    return Route(match=match, action=oneof("route", _unary(auth)))
 
 
-def _action(routes: Sequence[Route]) -> _OnMatch:
-    found: Route | RouteList = routes[0] if len(routes) == 1 else RouteList(routes=list(routes))
-    return _OnMatch(on_match=oneof("action", TypedExtensionConfig(name="route", typed_config=Any.pack(found))))
-
-
-def _routes(service: Service, match: RouteMatch) -> tuple[Route, ...]:
+def _routes(service: Service, match: RouteMatch, *, limited: bool = False) -> tuple[Route, ...]:
     """WebSockets, then streams, then everything else."""
     made: list[Route] = []
     if service.pushes:
@@ -227,6 +240,9 @@ def _routes(service: Service, match: RouteMatch) -> tuple[Route, ...]:
         streams = RouteMatch(path_specifier=pattern, headers=list(match.headers))
         made.append(Route(match=streams, action=oneof("route", _stream(service))))
     made.append(Route(match=match, action=oneof("route", _unary(service))))
+    for route in made:
+        if limited and route.action is not None and route.action.field == "route":
+            route.action.value.rate_limits = [limits.counted(service.namespace)]
     return tuple(made)
 
 
@@ -300,24 +316,13 @@ def _retries() -> RetryPolicy:
 
 
 def _answer(path: str, status: int, body: str = "") -> Route:
+    """An answer at one path, or at every path for an empty one."""
     response = DirectResponseAction(status=status)
-    route = Route(match=RouteMatch(path_specifier=oneof("path", path)), action=oneof("direct_response", response))
+    match = RouteMatch(path_specifier=oneof("path", path) if path else oneof("prefix", "/"))
+    route = Route(match=match, action=oneof("direct_response", response))
     if body:
         response.body = DataSource(specifier=oneof("inline_string", body))
         route.response_headers_to_add = [
             HeaderValueOption(header=HeaderValue(key="content-type", value="application/json"))
         ]
     return route
-
-
-def _cors(origins: Sequence[str]) -> CorsPolicy:
-    return CorsPolicy(
-        allow_origin_string_match=[StringMatcher(match_pattern=oneof("exact", origin)) for origin in origins],
-        allow_methods="GET, POST, PUT, PATCH, DELETE, OPTIONS",
-        allow_headers="authorization, content-type, grpc-timeout, micro-namespace, x-grpc-web, x-user-agent, "
-        "connect-protocol-version, connect-timeout-ms",
-        expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-request-id",
-        max_age="600",
-        # Every origin is named by the operator; "*" is none.
-        allow_credentials=BoolValue(value=True),
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from micro.backends.envoy import shared
 from micro.domain.errors import Kind
 
 _GRPC = {
@@ -19,6 +20,12 @@ _GRPC = {
     }
 }
 _NAMED = {"header_filter": {"header": {"name": "micro-service", "present_match": True}}}
+_PAGED = {"header_filter": {"header": {"name": "origin", "present_match": True}}}
+_PLACED = {
+    "header_filter": {
+        "header": {"name": shared.NAMESPACE, "string_match": {"exact": shared.NO_NAMESPACE}, "invert_match": True}
+    }
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,8 @@ class Reply:
         flags: Envoy's response flags, any of which fits; empty fits all.
         status: the status that Envoy would have answered; 0 fits all from 400 on.
         named: only requests with the header micro-service.
+        placed: only requests that name a namespace in the header.
+        paged: only requests that a web page may have made.
         answer: HTTP status instead of the one that belongs to the kind; 0 for that one.
     """
 
@@ -37,6 +46,8 @@ class Reply:
     flags: tuple[str, ...] = ()
     status: int = 0
     named: bool = False
+    placed: bool = False
+    paged: bool = False
     answer: int = 0
 
 
@@ -49,11 +60,20 @@ REPLIES = (
         f"service %REQ(MICRO-SERVICE)% not found in namespace %REQ(MICRO-NAMESPACE)%; {_SHOW}",
         flags=("NR",),
         named=True,
+        placed=True,
     ),
+    Reply(Kind.NOT_FOUND, f"service %REQ(MICRO-SERVICE)% not found; {_SHOW}", flags=("NR",), named=True),
     Reply(
         Kind.NOT_FOUND,
         f"no service found for %REQ(:PATH)% in namespace %REQ(MICRO-NAMESPACE)%; {_SHOW}",
         flags=("NR",),
+        placed=True,
+    ),
+    Reply(Kind.NOT_FOUND, f"no service found for %REQ(:PATH)%; {_SHOW}", flags=("NR",)),
+    Reply(
+        Kind.RESOURCE_EXHAUSTED,
+        "the namespace has had all of its requests of this second; try again in 1 s, or see: micro namespace quota",
+        status=429,
     ),
     Reply(Kind.UNAVAILABLE, "no instance is available; see: micro status", flags=("UH", "NC")),
     # Before the next ones: giving up on retries carries UO or URX as well, whatever the reason to retry was.
@@ -63,12 +83,26 @@ REPLIES = (
     Reply(Kind.UNAVAILABLE, _LOST, flags=("UR", "LR")),
     Reply(Kind.DEADLINE_EXCEEDED, "the service did not answer in time", flags=("UT", "DT", "UMSDR")),
     Reply(Kind.DEADLINE_EXCEEDED, "nothing was sent for too long", flags=("SI",)),
+    # Statuses that the routes give to what they refuse.
+    Reply(
+        Kind.PERMISSION_DENIED,
+        "a web page of another origin asks for this: name its origin in MICRO_CORS_ORIGINS where it may",
+        status=shared.FOREIGN,
+    ),
+    Reply(
+        Kind.PERMISSION_DENIED,
+        "the host %REQ(:AUTHORITY)% is not known here: use the address, or start the server with --base-domain",
+        status=shared.UNKNOWN_HOST,
+    ),
     Reply(Kind.RESOURCE_EXHAUSTED, "the request is too large", status=413, answer=413),
     Reply(Kind.RESOURCE_EXHAUSTED, "the headers are too large: the limit is 60 KiB", status=431, answer=431),
     Reply(Kind.DEADLINE_EXCEEDED, "the request took too long to arrive", status=408, answer=408),
     Reply(Kind.DEADLINE_EXCEEDED, "the service did not answer in time", status=504),
     Reply(Kind.UNAVAILABLE, "too many requests; try again later", status=503),
     Reply(Kind.INVALID_ARGUMENT, "not a valid HTTP request: check the path and the headers", status=400),
+    Reply(
+        Kind.PERMISSION_DENIED, "this protocol upgrade is not offered here, or not to this page", status=403, paged=True
+    ),
     Reply(Kind.INVALID_ARGUMENT, "this protocol upgrade is not offered here", status=403, answer=400),
     Reply(Kind.INTERNAL, "the gateway cannot handle this request"),
 )
@@ -85,6 +119,10 @@ def _mapper(reply: Reply, *, grpc: bool) -> dict[str, Any]:
     conditions: list[dict[str, Any]] = [_GRPC] if grpc else []
     if reply.named:
         conditions.append(_NAMED)
+    if reply.placed:
+        conditions.append(_PLACED)
+    if reply.paged:
+        conditions.append(_PAGED)
     if reply.flags:
         conditions.append({"response_flag_filter": {"flags": list(reply.flags)}})
     if reply.status or not conditions:

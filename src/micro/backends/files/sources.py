@@ -1,8 +1,10 @@
-"""Uploads and the code of services, below one folder: `uploads/` and `services/<namespace>/<name>/<version>/<n>/`."""
+"""Uploads and the code of services, below one folder a namespace, which nobody else enters:
+`<namespace>/uploads/` and `<namespace>/services/<name>/<version>/<n>/`."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import shutil
@@ -14,6 +16,7 @@ from micro.backends.process import archive
 from micro.backends.process.archive import Limits
 from micro.domain import errors
 from micro.domain.workload import Key
+from micro.ports import private_folder
 from micro.ports.runtime import Sources
 
 _STALE = 3600.0
@@ -26,34 +29,32 @@ class FileSources(Sources):
 
     Args:
         limits: of one archive.
-        unused: bytes of all uploads together that nobody has made a service of yet; each is kept for an hour.
+        unused: bytes of all uploads of a namespace that nobody has made a service of yet; each is kept for an hour.
     """
 
     def __init__(self, folder: Path, limits: Limits = archive.DEFAULT, unused: int = _UNUSED) -> None:
-        self._uploads = folder / "uploads"
-        self._services = folder / "services"
+        self._folder = folder
         self._limits = limits
         self._unused = unused
 
-    async def receive(self, pieces: AsyncIterator[bytes]) -> str:
-        self._uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async def receive(self, pieces: AsyncIterator[bytes], namespace: str, account: str, most: int = 0) -> str:
         upload_id = secrets.token_hex(16)
-        partial = self._uploads / f"{upload_id}.part"
-        held = await asyncio.to_thread(self._expire)
+        upload = self._upload(upload_id, namespace, account)
+        partial = upload.with_suffix(".part")
         size = 0
         try:
+            await asyncio.to_thread(private_folder.make, upload.parent)
+            held = await asyncio.to_thread(_expire, upload.parent)
             with partial.open("xb") as file:
                 async for piece in pieces:
                     size += len(piece)
-                    if size > self._limits.packed:
-                        allowed = self._limits.packed // (1024 * 1024)
-                        raise errors.resource_exhausted(f"the archive is larger than {allowed} MiB: leave data out")
+                    self._check_size(size, namespace, most)
                     self._check_unused(held + size)
                     file.write(piece)
             if not size:
                 raise errors.invalid_argument("the archive is empty")
-            self._check_unused(await asyncio.to_thread(self._expire))  # with what came at the same time
-            partial.rename(self._upload(upload_id))
+            self._check_unused(await asyncio.to_thread(_expire, upload.parent))  # with what came at the same time
+            partial.rename(upload)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise errors.unavailable(f"the archive cannot be kept: {error.strerror or error}") from error
@@ -62,17 +63,18 @@ class FileSources(Sources):
             raise
         return upload_id
 
-    async def unpack(self, upload_id: str, key: Key, generation: int) -> Path:
-        taken = self._uploads / f"{upload_id}.taken"
+    async def unpack(self, upload_id: str, key: Key, generation: int, account: str) -> Path:
         try:
             if not _ID.fullmatch(upload_id):
                 raise FileNotFoundError(upload_id)
-            self._upload(upload_id).rename(taken)
+            upload = self._upload(upload_id, key[0], account)
+            taken = upload.rename(upload.with_suffix(".taken"))
         except FileNotFoundError:
             raise errors.not_found(f"there is no upload {upload_id[:40]!r}: upload the source again") from None
         target = self.folder(key, generation)
         try:
             await self.remove(key, generation)  # what an interrupted attempt left
+            await asyncio.to_thread(private_folder.make, target.parent)
             await asyncio.to_thread(archive.unpack, taken, target, self._limits)
         except OSError as error:
             raise errors.unavailable(f"the source cannot be unpacked: {error.strerror or error}") from error
@@ -81,36 +83,45 @@ class FileSources(Sources):
         return target
 
     def folder(self, key: Key, generation: int) -> Path:
-        return self._services.joinpath(*key) / str(generation)
+        return self._services(key) / str(generation)
 
     async def remove(self, key: Key, generation: int | None = None) -> None:
-        target = self._services.joinpath(*key) if generation is None else self.folder(key, generation)
+        target = self._services(key) if generation is None else self.folder(key, generation)
         await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
         self._prune(target.parent)
 
     async def sweep(self, wanted: dict[Key, int]) -> None:
         await asyncio.to_thread(self._sweep, {self.folder(key, generation) for key, generation in wanted.items()})
 
+    async def expire(self) -> None:
+        for uploads in await asyncio.to_thread(self._uploads):
+            await asyncio.to_thread(_expire, uploads)
+
+    async def purge(self, namespace: str) -> None:
+        folder = self._folder / namespace
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if folder.exists():
+            raise errors.unavailable(f"what is kept of namespace {namespace} cannot all be removed: try again")
+
     def _sweep(self, wanted: set[Path]) -> None:
-        self._expire(("*",))
-        for folder in self._services.glob("*/*/*/*"):
+        for uploads in self._uploads():
+            for interrupted in (*uploads.glob("*.part"), *uploads.glob("*.taken")):
+                interrupted.unlink(missing_ok=True)
+            _expire(uploads)
+        for folder in self._folder.glob("*/services/*/*/*"):
             if folder not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._prune(folder.parent)
 
-    def _expire(self, patterns: tuple[str, ...] = ("*.part", "*.tar.gz")) -> int:
-        """Remove uploads older than an hour; return the bytes of the others. One that is being unpacked is in use."""
-        before, held = time.time() - _STALE, 0
-        for upload in (found for pattern in patterns for found in self._uploads.glob(pattern)):
-            try:
-                seen = upload.stat()
-                if seen.st_mtime < before:
-                    upload.unlink()
-                else:
-                    held += seen.st_size
-            except FileNotFoundError:
-                continue  # used or given up meanwhile
-        return held
+    def _check_size(self, size: int, namespace: str, most: int) -> None:
+        if most and size > most:
+            raise errors.resource_exhausted(
+                f"the archive is larger than the {most} bytes that quota upload of namespace {namespace} allows: leave "
+                f"data out, or see `micro namespace quota {namespace}`"
+            )
+        if size > self._limits.packed:
+            allowed = self._limits.packed // (1024 * 1024)
+            raise errors.resource_exhausted(f"the archive is larger than {allowed} MiB: leave data out")
 
     def _check_unused(self, held: int) -> None:
         if held > self._unused:
@@ -120,13 +131,37 @@ class FileSources(Sources):
             )
 
     def _prune(self, folder: Path) -> None:
-        """Remove folders that have become empty."""
-        while folder != self._services and folder.is_relative_to(self._services):
+        """Remove folders that have become empty, up to the namespace's `services`."""
+        while len(folder.relative_to(self._folder).parts) > len(("namespace", "services")):
             try:
                 folder.rmdir()
             except OSError:
                 return
             folder = folder.parent
 
-    def _upload(self, upload_id: str) -> Path:
-        return self._uploads / f"{upload_id}.tar.gz"
+    def _services(self, key: Key) -> Path:
+        namespace, name, version = key
+        return self._folder / namespace / "services" / name / version
+
+    def _uploads(self) -> list[Path]:
+        return list(self._folder.glob("*/uploads"))
+
+    def _upload(self, upload_id: str, namespace: str, account: str) -> Path:
+        # Another account's id leads to a file that is not there.
+        owner = hashlib.sha256(account.encode()).hexdigest()[:32]
+        return self._folder / namespace / "uploads" / f"{upload_id}-{owner}.upload"
+
+
+def _expire(uploads: Path) -> int:
+    """Remove uploads older than an hour; return the bytes of the others. One that is being unpacked is in use."""
+    before, held = time.time() - _STALE, 0
+    for upload in (*uploads.glob("*.part"), *uploads.glob("*.upload")):
+        try:
+            seen = upload.stat()
+            if seen.st_mtime < before:
+                upload.unlink()
+            else:
+                held += seen.st_size
+        except FileNotFoundError:
+            continue  # used or given up meanwhile
+    return held

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import shutil
 import sys
@@ -20,6 +19,8 @@ import nats.errors
 
 from micro.backends.nats._connection import Connection, NatsAddress
 from micro.domain import backoff, errors
+from micro.domain.address import split
+from micro.ports import private_file
 
 MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes of one message: a registration with its file descriptors is the largest thing kept."""
@@ -63,9 +64,11 @@ def prepare(folder: Path, listen: str, name: str = "micro") -> NatsServer:
         credentials = folder / "credentials.json"
         password = load_credentials(credentials).password if credentials.exists() else secrets.token_urlsafe(32)
         address = NatsAddress(f"nats://{listen}", USER, password)
-        _write(credentials, json.dumps({"url": address.url, "user": address.user, "password": address.password}))
+        private_file.write(
+            credentials, json.dumps({"url": address.url, "user": address.user, "password": address.password})
+        )
         config = folder / "nats.conf"
-        _write(config, _configuration(folder / "data", listen, name, address))
+        private_file.write(config, _configuration(folder / "data", listen, name, address))
     except OSError as error:
         raise errors.failed_precondition(
             f"{folder} cannot hold NATS's files: {error.strerror}: make it writable"
@@ -115,9 +118,8 @@ async def ready(address: NatsAddress, seconds: float = 10.0) -> None:
 
 
 async def _probe(address: NatsAddress) -> None:
-    host, _, port = address.url.rpartition("//")[2].rpartition(":")
     # A plain connect first: it fails at once where nobody listens yet.
-    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    _, writer = await asyncio.open_connection(*split(address.url.rpartition("//")[2]))
     writer.close()
     async with AsyncExitStack() as stack:
         connection = Connection(address, "micro-ready")
@@ -147,15 +149,3 @@ authorization {{
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file in one step; it never exists readable for others, nor half written."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

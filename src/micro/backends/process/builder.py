@@ -8,30 +8,38 @@ error of the build, not a surprise at run time.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 import importlib.metadata
+import itertools
 import json
+import logging
 import os
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import time
-import tomllib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uv
 
+from micro.backends.process import proc, requirements
 from micro.domain import errors, workload
+from micro.domain.errors import Error
 from micro.ports.builder import Build, Builder
 
-_FILES = ("requirements.txt", "pyproject.toml")
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
+_log = logging.getLogger(__name__)
+
 _TIMEOUT = 600.0
 _LAYOUT = "1"  # changes when environments of an older framework must be made anew
+_UNFINISHED = ".build-"
+
+_IN_OWN_GROUP = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+"""Runs a program in a group of its own, so that it can be ended with all that it started. Not in a session of its own:
+with the session of this process it ends when this process is killed. uvloop has no option for that."""
 
 
 class UvBuilder(Builder):
@@ -40,45 +48,72 @@ class UvBuilder(Builder):
     Args:
         environments: one folder an environment, named by a digest of what it was made from.
         python: interpreter that environments are made for; its packages are those that services see.
+        background: how many are made at the same time at most of those that nobody waits for.
     """
 
-    def __init__(self, environments: Path, python: Path | None = None) -> None:
+    def __init__(self, environments: Path, python: Path | None = None, background: int = 2) -> None:
         self._environments = environments
         self._python = python or Path(sys.executable)
+        self._slots = asyncio.Semaphore(background)
         self._locks: dict[str, asyncio.Lock] = {}
+        self._making: set[Path] = set()
+        self._turns = itertools.count()
+        self._asked: dict[str, int] = {}  # the turn in which each environment was asked for last
 
-    async def build(self, folder: Path) -> Build:
-        wanted = next((folder / name for name in _FILES if (folder / name).is_file()), None)
-        if wanted is None or not _asks(wanted):
-            return Build(self._python, folder)
-        constraints = await asyncio.to_thread(_own_versions)
-        key = self._key(wanted, constraints)
-        environment = self._environments / key
-        lock = self._locks.setdefault(key, asyncio.Lock())
+    async def build(self, folder: Path, *, background: bool = False) -> Build:
         try:
-            async with lock:  # who asks for the same at the same time waits, and finds it made
+            wanted = await asyncio.to_thread(requirements.find, folder)
+            if wanted is None:
+                return Build(self._python, folder)
+            environment = await asyncio.to_thread(self._environment, wanted)
+            self._asked[environment.name] = next(self._turns)
+            async with AsyncExitStack() as held:
+                if background and not environment.exists():
+                    await held.enter_async_context(self._slots)
+                # Who asks for the same at the same time waits, and finds it made.
+                await held.enter_async_context(self._locks.setdefault(environment.name, asyncio.Lock()))
                 if not environment.exists():
-                    await self._make(wanted, environment, constraints)
+                    await self._make(wanted, environment)
         except OSError as error:
             raise errors.failed_precondition(f"the environment cannot be made: {error.strerror or error}") from error
         return Build(_python_of(environment), folder)
 
-    def _key(self, wanted: Path, constraints: Mapping[str, str]) -> str:
-        digest = hashlib.sha256()
-        for part in (_LAYOUT, str(self._python), sys.version, json.dumps(dict(constraints), sort_keys=True)):
-            digest.update(part.encode() + b"\0")
-        digest.update(wanted.name.encode() + b"\0" + wanted.read_bytes())
-        if b"-r " in wanted.read_bytes() or b"-c " in wanted.read_bytes():  # it names other files of its folder
-            for other in sorted(wanted.parent.glob("**/*.txt")):
-                digest.update(other.read_bytes())
-        return digest.hexdigest()[:16]
+    async def sweep(self, folders: Collection[Path], pythons: Collection[Path]) -> None:
+        began = next(self._turns)
+        try:
+            needed = await asyncio.to_thread(self._needed, folders)
+            needed |= {python.parent.parent.name for python in pythons}
+            for entry in await asyncio.to_thread(_entries, self._environments):
+                if entry.name in needed or entry in self._making or self._asked.get(entry.name, -1) >= began:
+                    continue
+                if entry.name in self._locks and self._locks.pop(entry.name).locked():
+                    continue
+                self._asked.pop(entry.name, None)
+                if not entry.name.startswith(_UNFINISHED):  # renamed, so that nobody finds half of it
+                    entry = entry.rename(entry.with_name(f"{_UNFINISHED}{entry.name}"))
+                await asyncio.to_thread(shutil.rmtree, entry, ignore_errors=True)
+        except OSError as error:
+            _log.warning("unused environments cannot be removed: %s", error)
 
-    async def _make(self, wanted: Path, environment: Path, constraints: Mapping[str, str]) -> None:
+    def _environment(self, wanted: Path) -> Path:
+        """Where the environment lies, made or not."""
+        versions = json.dumps(_own_versions(), sort_keys=True)
+        return self._environments / requirements.digest(wanted, (_LAYOUT, str(self._python), sys.version, versions))
+
+    def _needed(self, folders: Iterable[Path]) -> set[str]:
+        """Names of the environments that these sources need; what cannot be read needs none."""
+        found = set()
+        for folder in folders:
+            with contextlib.suppress(Error, FileNotFoundError):
+                if (wanted := requirements.find(folder)) is not None:
+                    found.add(self._environment(wanted).name)
+        return found
+
+    async def _make(self, wanted: Path, environment: Path) -> None:
+        constraints = await asyncio.to_thread(_own_versions)
         self._environments.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for leftover in self._environments.glob(".build-*"):
-            if leftover.stat().st_mtime < time.time() - 2 * _TIMEOUT:
-                await asyncio.to_thread(shutil.rmtree, leftover, ignore_errors=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".build-", dir=self._environments))
+        fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._environments))
+        self._making.add(fresh)
         try:
             # Relocatable, because it is made under another name than it is used under.
             await self._uv(
@@ -98,11 +133,12 @@ class UvBuilder(Builder):
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
             raise
+        finally:
+            self._making.discard(fresh)
 
     async def _uv(self, wanted: Path, *arguments: str) -> None:
-        # In the process group of this process: whatever ends that ends a build in the middle too.
         process = await asyncio.create_subprocess_exec(
-            uv.find_uv_bin(),
+            *(str(self._python), "-ISc", _IN_OWN_GROUP, uv.find_uv_bin()),
             *("--no-progress", "--color", "never", *arguments),
             cwd=wanted.parent,
             env=_environ(),
@@ -123,26 +159,12 @@ class UvBuilder(Builder):
             raise errors.failed_precondition(workload.told(wanted.name, reason, tuple(tail))) from None
         finally:
             if process.returncode is None:
-                process.kill()
+                proc.signal_group(process.pid, signal.SIGKILL)
+                process.kill()  # it may not lead its group yet
                 await process.wait()
         if status:
             reason = "its requirements cannot be installed"
             raise errors.failed_precondition(workload.told(wanted.name, reason, tuple(tail)))
-
-
-def _asks(wanted: Path) -> bool:
-    """Whether the file asks for anything beside the framework itself, which every service has anyway."""
-    try:
-        text = wanted.read_text()
-        if wanted.name == "pyproject.toml":
-            project = tomllib.loads(text).get("project", {})
-            return "dependencies" in project.get("dynamic", ()) or any(
-                _name(requirement) != "micro" for requirement in project.get("dependencies", ())
-            )
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise errors.failed_precondition(f"{wanted.name} cannot be read: {error}") from error
-    lines = [line.split("#")[0].strip() for line in text.splitlines()]
-    return any(line and _name(line) != "micro" for line in lines)
 
 
 def _environ() -> dict[str, str]:
@@ -175,16 +197,10 @@ def _own_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue  # needed only on other systems
         found[name] = distribution.version
-        needs = [_name(line) for line in distribution.requires or () if "extra ==" not in line]
+        needs = [requirements.name(line) for line in distribution.requires or () if "extra ==" not in line]
         queue.extend(name for name in needs if name)
     return found
 
 
-def _name(requirement: str) -> str:
-    """The package that a requirement names; empty for options and addresses."""
-    match = _NAME.match(requirement.strip())
-    return _normal(match[0]) if match else ""
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []

@@ -21,6 +21,8 @@ from urllib.parse import quote
 from micro.backends.process import proc
 from micro.backends.process.logs import Lines, LogWriters
 from micro.domain import errors
+from micro.ports import private_file
+from micro.ports.background import OwnedTasks
 from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
 
 _PR_SET_PDEATHSIG = 1
@@ -49,6 +51,7 @@ class _Process:
     output: _Output
     transport: asyncio.ReadTransport
     ended: asyncio.Event
+    started: int | None
     exit_status: int | None = None
 
     def info(self) -> ProcessInfo:
@@ -73,7 +76,7 @@ class LocalLauncher(Launcher):
         self._processes: dict[str, _Process] = {}
         self._beginning: dict[str, asyncio.Event] = {}
         self._watchers: set[asyncio.Queue[ProcessInfo]] = set()
-        self._attendants: set[asyncio.Task[None]] = set()
+        self._attendants = OwnedTasks()  # each ends with its process
         self._logs = LogWriters()
 
     async def start(self, spec: ProcessSpec) -> ProcessInfo:
@@ -85,11 +88,8 @@ class LocalLauncher(Launcher):
         finally:
             del self._beginning[spec.id]
             begun.set()
-        self._record(spec, running.process.pid)
-        # owned: by the process, whose end it awaits
-        attendant = asyncio.get_running_loop().create_task(self._attend(running), name=f"attend {spec.id}")
-        self._attendants.add(attendant)
-        attendant.add_done_callback(self._attendants.discard)
+        self._record(running)
+        self._attendants.spawn(self._attend(running), f"attend {spec.id}")
         return running.info()
 
     async def stop(self, process_id: str, grace: float = 5.0) -> None:
@@ -170,12 +170,14 @@ class LocalLauncher(Launcher):
         finally:
             os.close(writing)
         transport, _ = await loop.connect_read_pipe(lambda: output, file)
-        return _Process(spec, process, output, transport, asyncio.Event())
+        return _Process(spec, process, output, transport, asyncio.Event(), proc.start_time(process.pid))
 
     async def _attend(self, running: _Process) -> None:
         """Wait for the end of a process, then of its group and its output, and tell everybody."""
         code = await running.process.wait()
         proc.signal_group(running.process.pid, signal.SIGKILL)
+        # A group that a descendant made for itself, as builds are, is still of the session.
+        await asyncio.to_thread(proc.end_group, running.process.pid, running.started, proc.boot_id())
         with contextlib.suppress(TimeoutError):  # a descendant that left the group may hold the pipe for ever
             async with asyncio.timeout(_OUTPUT_GRACE):
                 await running.output.closed.wait()
@@ -189,14 +191,13 @@ class LocalLauncher(Launcher):
         for queue in self._watchers:
             queue.put_nowait(running.info())
 
-    def _record(self, spec: ProcessSpec, pid: int) -> None:
+    def _record(self, running: _Process) -> None:
         self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kept = {"id": spec.id, "pid": pid, "started": proc.start_time(pid), "boot": proc.boot_id()}
-        file = self._file(spec.id)
-        fresh = file.with_suffix(".new")
+        spec, pid = running.spec, running.process.pid
+        kept = {"id": spec.id, "pid": pid, "started": running.started, "boot": proc.boot_id()}
         with contextlib.suppress(OSError):  # a full disk must not keep a service from starting
-            fresh.write_text(json.dumps(kept))
-            fresh.replace(file)
+            # After a power cut there is nothing to end.
+            private_file.write(self._file(spec.id), json.dumps(kept), durable=False)
 
     def _file(self, process_id: str) -> Path:
         return self._state / f"{quote(process_id, safe='')}.json"

@@ -17,6 +17,7 @@ from typing import Any
 
 from micro.domain import errors
 from micro.domain.errors import Error
+from micro.ports.background import OwnedTasks
 from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
 
 MAX_MESSAGE = 16 * 1024 * 1024
@@ -28,7 +29,7 @@ class LauncherServer:
     def __init__(self, launcher: Launcher, path: Path) -> None:
         self._launcher = launcher
         self._path = path
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._conversations = OwnedTasks()
 
     async def start(self, stack: AsyncExitStack) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -45,13 +46,13 @@ class LauncherServer:
     async def _close(self, server: asyncio.Server) -> None:
         server.close()
         self._path.unlink(missing_ok=True)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._conversations.cancel()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with self._owned(), contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError):
+        with (
+            self._conversations.joined(),
+            contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError),
+        ):
             try:
                 request = json.loads(await reader.readline() or b"null")
                 if not isinstance(request, dict):
@@ -62,16 +63,6 @@ class LauncherServer:
                     await _send(writer, await self._answer(request))
             finally:
                 writer.close()
-
-    @contextlib.contextmanager
-    def _owned(self) -> Any:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            yield
-        finally:
-            self._tasks.discard(task)
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import os
 import re
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from micro.backends.process import folder_events
 from micro.domain import names
 from micro.domain.workload import Key
+from micro.ports import private_folder
 from micro.ports.runtime import LogRecord, Logs
 
 MAX_BYTES = 10 * 1024 * 1024
 FILES = 5
 MAX_LINE = 64 * 1024
 TAIL = 40
+KEPT_SECONDS = 7 * 24 * 3600.0
+KEPT_BYTES = 1024 * 1024 * 1024
 
 _LEVELS = {
     "trace": "debug",
@@ -40,6 +45,7 @@ _LEVELS = {
 }
 _ENVOY = re.compile(r"\[\d{4}-\d\d-\d\d [\d:.]+\]\[\d+\]\[(\w+)\](.*)", re.DOTALL)
 _NATS = re.compile(r"\[\d+\] \d{4}/\d\d/\d\d [\d:.]+ \[(\w{3})\] (.*)", re.DOTALL)
+_LOG = re.compile(r"(?P<version>.+)\.log(\.\d+)?")
 
 
 def parse(line: str) -> tuple[str, str]:
@@ -110,7 +116,7 @@ class LogWriter:
         self._size += self._file.write(data)
 
     def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder.make(self._path.parent)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._file = os.fdopen(descriptor, "ab", buffering=0)
         self._size = os.fstat(descriptor).st_size
@@ -217,7 +223,7 @@ class LogFile:
 
         None is missed and none comes twice, also when the file is rotated or does not exist yet.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder.make(self._path.parent)
         with folder_events.watch(self._path.parent) as events:
             reader = _Follower(self._path)
             try:
@@ -343,17 +349,29 @@ def _records(lines: list[bytes]) -> Iterator[LogRecord]:
 
 
 class LogFolder(Logs):
-    """All logs of a server: `core/<name>.log` and `services/<namespace>/<name>/<version>.log`."""
+    """All logs of a server: `core/<name>.log`, and below a folder of their own `<namespace>/logs/<name>/<version>.log`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the platform's own.
+        namespaces: of all others.
+        kept_seconds: how long the log of a service that is gone stays after its last line; a week by default.
+        kept_bytes: how much the logs of all such services of a namespace may hold together, the youngest first; 1 GiB
+            by default.
+    """
+
+    def __init__(
+        self, folder: Path, namespaces: Path, *, kept_seconds: float = KEPT_SECONDS, kept_bytes: int = KEPT_BYTES
+    ) -> None:
         self._folder = folder
+        self._namespaces = namespaces
+        self._kept_seconds = kept_seconds
+        self._kept_bytes = kept_bytes
 
     def path(self, key: Key) -> Path:
         namespace, name, version = key
         if namespace == names.DEFAULT_NAMESPACE and name in names.CORE_SERVICES:
             return self._folder / "core" / f"{name}.log"
-        # "core" is a legal namespace too: the services' logs lie one folder deeper.
-        return self._folder / "services" / namespace / name / f"{version}.log"
+        return self._namespaces / namespace / "logs" / name / f"{version}.log"
 
     def exists(self, key: Key) -> bool:
         return self.path(key).exists()
@@ -366,3 +384,33 @@ class LogFolder(Logs):
 
     def remove(self, key: Key) -> None:
         remove(self.path(key))
+
+    def sweep(self, known: Callable[[Key], bool]) -> None:
+        left = [(*_age_and_size(self.path(key)), key) for key in self._keys() if not known(key)]
+        held: dict[str, int] = {}
+        for age, size, key in sorted(left):
+            held[key[0]] = held.get(key[0], 0) + size
+            old = age > self._kept_seconds or held[key[0]] > self._kept_bytes
+            if old and not known(key):  # it may be there again
+                self.remove(key)
+                with contextlib.suppress(OSError):  # others are in there
+                    self.path(key).parent.rmdir()
+                    self.path(key).parent.parent.rmdir()
+
+    def _keys(self) -> set[Key]:
+        """Of the services that have a log."""
+        found = set()
+        for file in self._namespaces.glob("*/logs/*/*"):
+            if match := _LOG.fullmatch(file.name):
+                found.add((file.parents[2].name, file.parent.name, match["version"]))
+        return found
+
+
+def _age_and_size(path: Path) -> tuple[float, int]:
+    """Seconds since the last line, and bytes of all rotated files."""
+    found = []
+    for index in range(FILES):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(rotated(path, index).stat())
+    last = max((status.st_mtime for status in found), default=0.0)
+    return time.time() - last, sum(status.st_size for status in found)

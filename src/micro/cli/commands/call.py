@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     options = options_of(args, session)
-    body = calling.data(args.body, session) if args.body else {}
+    body = calling.data(args.body, session, "the request") if args.body else {}
     endpoint = calling.resolve(args.service, args.endpoint, options, session)
     if endpoint.kind is not StreamKind.UNARY:
         raise failures.UsageError(f"{endpoint.name} streams: type micro stream {args.service} {args.endpoint}")

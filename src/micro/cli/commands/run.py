@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from micro.cli import arguments, deploying, failures, pack, plan
@@ -12,30 +13,35 @@ from micro.cli.session import Session
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", nargs="?", default=".", help="folder of the service [.]")
-    add_settings(parser)
+    add_settings(parser, "1, or as many as run already")
     parser.add_argument("--no-wait", "--no_wait", action="store_true", help="return without waiting until it answers")
     parser.add_argument("--watch", "-w", action="store_true", help="take every saved change live, until Ctrl-C")
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The flags that `run` and `update` share."""
+def add_settings(parser: argparse.ArgumentParser, instances: str) -> None:
+    """The flags that `run` and `update` share; `instances` says how many run when none is given."""
     parser.add_argument("--name", metavar="NAME", default="", help="name of the service [the folder's]")
     parser.add_argument("--version", metavar="VERSION", default="", help="version of the service [latest]")
     parser.add_argument(
-        "-e", "--env_vars", "--env-vars", metavar="K=V", action="append", default=[], help="set a variable; repeatable"
+        "-e",
+        "--env_vars",
+        "--env-vars",
+        metavar="K=V",
+        action="append",
+        default=[],
+        help="set a variable of the service, repeatable; the environment is --env",
     )
-    parser.add_argument("-i", "--instances", metavar="N", type=count, default=0, help="how many to run [1]")
+    parser.add_argument("-i", "--instances", metavar="N", type=count, default=0, help=f"how many to run [{instances}]")
     parser.add_argument(
         "--metadata", metavar="K=V", action="append", default=[], help="attach a pair to the service; repeatable"
     )
 
 
 def count(text: str) -> int:
-    """How many instances; argparse shows the error."""
-    number = int(text) if text.isdecimal() else 0
-    if not 1 <= number <= 1000:
-        raise argparse.ArgumentTypeError(f"takes 1 to 1000, not {text!r}")
-    return number
+    """How many, from 1; argparse shows the error. The server has the upper limit."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"takes a number from 1, not {text!r}")
+    return int(text)
 
 
 def workload(args: argparse.Namespace, path: Path, session: Session, wait: bool) -> plan.Workload:
@@ -45,11 +51,21 @@ def workload(args: argparse.Namespace, path: Path, session: Session, wait: bool)
         reference=plan.reference(plan.own_name(name), args.version),
         namespace=session.namespace,
         source=str(path),
-        env=arguments.pairs(args.env_vars, "--env_vars"),
+        env=variables(args.env_vars),
         instances=args.instances,
         metadata=arguments.pairs(args.metadata, "--metadata"),
         wait=wait,
     )
+
+
+def variables(given: Sequence[str]) -> dict[str, str]:
+    """The variables that -e gives; raises UsageError, which also helps those who meant an environment."""
+    for pair in given:
+        if "=" not in pair:
+            raise failures.UsageError(
+                f"-e takes KEY=VALUE, a variable of the service, not {pair!r}; to choose an environment: --env {pair}"
+            )
+    return arguments.pairs(given, "-e")
 
 
 def run(args: argparse.Namespace, session: Session) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from micro.cli import failures, plan, view
 from micro.cli.session import Session
+from micro.domain import names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +32,31 @@ def run(args: argparse.Namespace, session: Session) -> int:
         return failures.OK
     rows = [view.row(one, api_address, session.now()) for one in services]
     session.out.table(view.COLUMNS, rows, status=view.STATUS_COLUMN)
-    for one in services:
-        if one.get("error"):
-            session.out.line()
-            runs = " runs; its last update or restart said" if one.get("status") == "STATUS_RUNNING" else ""
-            named = session.out.styled(f"{one.get('name', '')} {one.get('version', '')}".strip(), "bold")
-            session.out.line(f"{named}{runs}:")
-            for line in str(one["error"]).rstrip().splitlines():
-                session.out.line(f"  {line}")
+    failed = [one for one in services if one.get("error")]
+    for one in failed if args.name else ():
+        session.out.line()
+        session.out.line(f"{session.out.styled(_named(one), 'bold')}{_while_running(one)}:")
+        for line in str(one["error"]).rstrip().splitlines():
+            session.out.line(f"  {line}")
+    if failed and not args.name:
+        _summary(failed, session)
     return failures.OK
+
+
+def _summary(failed: list[dict[str, Any]], session: Session) -> None:
+    """A line for each service that is not well, and how to see the rest of what it says."""
+    session.out.line()
+    for one in failed:
+        name = _named(one)
+        first = str(one["error"]).strip().partition("\n")[0].removeprefix(f"{name} ")
+        line = session.out.cut(f"{name}{_while_running(one)}: {first}")
+        session.out.line(session.out.styled(line[: len(name)], "bold") + line[len(name) :])
+    session.out.line(session.out.styled("all that one says: micro status NAME", "dim"))
+
+
+def _named(service: Mapping[str, Any]) -> str:
+    return str(plan.Reference(service.get("name", ""), service.get("version", "") or names.DEFAULT_VERSION))
+
+
+def _while_running(service: Mapping[str, Any]) -> str:
+    return " runs; its last update or restart said" if service.get("status") == "STATUS_RUNNING" else ""

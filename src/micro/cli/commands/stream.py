@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     options = call.options_of(args, session)
-    body = calling.data(args.body, session) if args.body else {}
-    endpoint = calling.resolve(args.service, args.endpoint, options, session)
+    body = calling.data(args.body, session, "the request") if args.body else {}
+    endpoint = calling.resolve(args.service, args.endpoint, options, session, stream=True)
     if options.address:
         endpoint = endpoint.__class__(
             endpoint.name, endpoint.path, endpoint.request, endpoint.response, StreamKind.SERVER

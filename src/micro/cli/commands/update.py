@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=".",
         help="folder of the service, or name of a running one [.]",
     )
-    run_command.add_settings(parser)
+    run_command.add_settings(parser, "as many as run")
     parser.add_argument("--no-wait", "--no_wait", action="store_true", help="return without waiting until it answers")
 
 

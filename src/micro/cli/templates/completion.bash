@@ -10,9 +10,13 @@ _micro() {
         COMPREPLY=($(compgen -f -- "$cur"))
         return
     fi
-    [[ "${COMPREPLY[0]}" == *= ]] && compopt -o nospace
-    if [[ "$typed" == *=* && "$COMP_WORDBREAKS" == *=* ]]; then
-        COMPREPLY=("${COMPREPLY[@]#"${typed%"$cur"}"}")
+    compopt +o filenames
+    [[ "${COMPREPLY[0]}" == *[=/] ]] && compopt -o nospace
+    # bash replaces only what follows the last = or :, or starts with the last @
+    [[ "$cur" == [=:] ]] && cur=
+    if [[ "$typed" == *"$cur" ]]; then
+        local kept="${typed%"$cur"}"
+        COMPREPLY=("${COMPREPLY[@]#"${kept%@}"}")
     fi
 }
 complete -o filenames -F _micro micro

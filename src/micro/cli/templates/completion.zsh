@@ -2,8 +2,8 @@
 _micro() {
     local -a found plain assign
     found=("${(@f)$(micro __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    assign=(${(M)found:#*=})
-    plain=(${found:#*=})
+    assign=(${(M)found:#*[=/]})
+    plain=(${found:#*[=/]})
     if (( ${#assign} + ${#plain} == 0 )); then
         _files
         return

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from micro.backends.envoy import bootstrap
+from authority import Authority
+from micro.backends.envoy import bootstrap, secrets
 from micro.backends.envoy.bootstrap import Gateway, Limits
 from micro.backends.envoy.replies import REPLIES, local_replies
 from micro.domain.errors import Kind
@@ -101,7 +102,7 @@ def test_every_reply_has_the_platforms_shape_and_grpc_hears_plain_text():
 
 
 def test_flags_of_one_reply_are_not_those_of_another():
-    flags = [(flag, reply.named) for reply in REPLIES for flag in reply.flags]
+    flags = [(flag, reply.named, reply.placed) for reply in REPLIES for flag in reply.flags]
     assert len(flags) == len(set(flags))
     assert {reply.kind for reply in REPLIES if "NR" in reply.flags} == {Kind.NOT_FOUND}
 
@@ -111,3 +112,57 @@ def test_what_a_caller_asks_is_not_logged():
     message = log["typed_config"]["log_format"]["json_format"]["message"]
     assert "%REQ_WITHOUT_QUERY(:PATH)%" in message
     assert "%REQ(:PATH)%" not in message
+
+
+def test_the_control_plane_is_shown_the_servers_secret_which_is_not_printed():
+    shown = gateway("proxy", secret="s3cret")
+    [service] = bootstrap.config(shown)["dynamic_resources"]["ads_config"]["grpc_services"]
+    assert service["initial_metadata"] == [{"key": "authorization", "value": "Bearer s3cret"}]
+    assert "s3cret" not in repr(shown)
+
+
+def early(made):
+    [extension] = manager(made)["early_header_mutation_extensions"]
+    appended = [one["append"] for one in extension["typed_config"]["mutations"]]
+    return [(one["header"]["key"], one["header"]["value"], one["append_action"]) for one in appended]
+
+
+@pytest.mark.parametrize("name", GATEWAYS)
+def test_services_can_rely_on_what_the_listeners_write(name):
+    found = early(bootstrap.config(gateway(name)))
+    assert ("micro-namespace", "-", "ADD_IF_ABSENT") in found
+    assert ("micro-timeout", "-", "OVERWRITE_IF_EXISTS_OR_ADD") in found
+    assert [key for key, _, _ in found if key in ("micro-actor", "authorization")] == []
+
+
+def test_only_the_http_gateway_counts_requests_and_it_does_not_before_it_is_told_to():
+    assert [[one["name"].rpartition(".")[2] for one in filters(name)] for name in GATEWAYS] == [
+        ["local_ratelimit", "router"],
+        ["router"],
+        ["router"],
+    ]
+    assert filters("api")[0]["disabled"] is True
+
+
+def filters(name):
+    return manager(bootstrap.config(gateway(name)))["http_filters"]
+
+
+@pytest.mark.parametrize("clients", [False, True])
+async def test_envoy_accepts_a_listener_with_tls(tmp_path, clients):
+    authority = Authority(tmp_path)
+    chain, key = authority.issue("server")
+    served = tmp_path / "served"
+    served.mkdir()
+    files = secrets.Files(served / "certificate.json", served / "clients.json" if clients else None)
+    secrets.write(files, chain.decode(), key.decode(), authority.file.read_text() if clients else "")
+    made = gateway("proxy", tmp_path, tls=files)
+    [listener] = bootstrap.config(made)["static_resources"]["listeners"]
+    context = listener["filter_chains"][0]["transport_socket"]["typed_config"]
+    assert context["require_client_certificate"] is clients
+    assert context["common_tls_context"]["tls_params"]["tls_minimum_protocol_version"] == "TLSv1_2"
+    assert context["common_tls_context"]["alpn_protocols"] == ["h2", "http/1.1"]
+    argv = bootstrap.command(made, tmp_path)
+    child = await asyncio.create_subprocess_exec(*argv, "--mode", "validate", stdout=-1, stderr=sys.stderr)
+    told, _ = await child.communicate()
+    assert child.returncode == 0, told.decode()

@@ -13,6 +13,7 @@ from protobuf import Registry, message_to_json_value
 from micro.backends.envoy import clusters as envoy_clusters
 from micro.backends.envoy import matchers
 from micro.backends.envoy.compile import CLUSTER, ENDPOINTS, ROUTES, Compiler
+from micro.backends.envoy.front import Front
 from micro.domain import errors
 from micro.domain.route import Route, RouteTable
 from micro.rpc.gen.envoy.config.cluster.v3.cluster_pb import Cluster
@@ -20,13 +21,21 @@ from micro.rpc.gen.envoy.config.endpoint.v3.endpoint_pb import ClusterLoadAssign
 from micro.rpc.gen.envoy.config.route.v3.route_components_pb import Route as EnvoyRoute
 from micro.rpc.gen.envoy.config.route.v3.route_pb import RouteConfiguration
 from micro.rpc.gen.envoy.extensions.filters.http.cors.v3.cors_pb import CorsPolicy
+from micro.rpc.gen.envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb import LocalRateLimit
 from micro.rpc.gen.envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb import PreviousHostsPredicate
 from micro.rpc.gen.envoy.extensions.upstreams.http.v3.http_protocol_options_pb import HttpProtocolOptions
 from micro.rpc.gen.envoy.type.matcher.v3.http_inputs_pb import HttpRequestHeaderMatchInput
 
 GOLDEN = Path(__file__).parents[3] / "golden/envoy"
 TYPES = {CLUSTER: Cluster, ENDPOINTS: ClusterLoadAssignment, ROUTES: RouteConfiguration}
-INSIDE = (EnvoyRoute, HttpRequestHeaderMatchInput, HttpProtocolOptions, CorsPolicy, PreviousHostsPredicate)
+INSIDE = (
+    EnvoyRoute,
+    HttpRequestHeaderMatchInput,
+    HttpProtocolOptions,
+    CorsPolicy,
+    LocalRateLimit,
+    PreviousHostsPredicate,
+)
 
 
 def table(*routes):
@@ -78,12 +87,64 @@ def test_golden(name):
         }
         for type_url, resources in snapshot.resources.items()
     }
-    assert told["RouteConfiguration"]["proxy"] == {**told["RouteConfiguration"].pop("mesh"), "name": "proxy"}
     text = json.dumps(told, indent=1) + "\n"
     file = GOLDEN / f"{name}.json"
     if os.environ.get("MICRO_GOLDEN") == "write":
         file.write_text(text)
     assert file.read_text() == text
+
+
+def api_of(found, quotas=None, **front):
+    snapshot = Compiler("1", Front(**front)).compile(found, 1, quotas)
+    return readable(RouteConfiguration.from_binary(snapshot.resources[ROUTES]["api"].resource.value))
+
+
+def test_the_default_namespace_is_in_the_routes_once_however_many_ways_lead_to_it():
+    thousand = table(*(service(f"s{number}", number + 1) for number in range(1000)))
+    for name in ("api", "mesh", "proxy"):
+        size = len(
+            Compiler("1", Front(base_domain="a.example")).compile(thousand, 1).resources[ROUTES][name].to_binary()
+        )
+        assert size < 1_000_000, name
+    text = json.dumps(api_of(thousand, base_domain="a.example"))
+    assert text.count('"micro|s7"') == 2, "by path, and by the gRPC path"
+
+
+def test_limits_are_told_where_there_are_some_and_touch_no_other_namespace():
+    found = table(service("a", 1), service("a", 2, namespace="shop"))
+    assert "ratelimit" not in json.dumps(api_of(found)).lower()
+    made = api_of(found, {"shop": 7})
+    limits = made["typedPerFilterConfig"]["envoy.filters.http.local_ratelimit"]
+    [descriptor] = limits["descriptors"]
+    assert descriptor["entries"] == [{"key": "namespace", "value": "shop"}]
+    assert (descriptor["tokenBucket"]["maxTokens"], descriptor["tokenBucket"]["fillInterval"]) == (7, "1s")
+    counted = [route for route in routes_in(made) if route["route"].get("rateLimits")]
+    assert {route["route"]["cluster"] for route in counted} == {"shop|a"}
+    assert len(counted) == sum(route["route"]["cluster"] == "shop|a" for route in routes_in(made))
+
+
+def test_a_changed_limit_changes_one_resource():
+    compiler, found = Compiler("1"), table(service("a", 1), service("a", 2, namespace="shop"))
+    before = versions(compiler.compile(found, 1, {"shop": 7}))
+    after = versions(compiler.compile(found, 2, {"shop": 8}))
+    assert {key for key in after if before[key] != after[key]} == {(ROUTES, "api")}
+    assert versions(compiler.compile(found, 3)) == versions(Compiler("1").compile(found, 3))
+
+
+def routes_in(value):
+    """Every route that leads to a cluster."""
+    if isinstance(value, dict):
+        own = [value] if isinstance(value.get("route"), dict) else []
+        return own + [route for inner in value.values() for route in routes_in(inner)]
+    return [route for inner in value for route in routes_in(inner)] if isinstance(value, list) else []
+
+
+def test_public_keys_are_routed_where_there_is_an_auth_and_nothing_else_of_it():
+    found = table(service("auth", 1, rpc=["micro.auth.v1.Auth"]))
+    made = api_of(found)
+    [route] = routes_in(made)
+    assert (route["match"]["path"], route["route"]["cluster"]) == ("/.well-known/jwks.json", "micro|auth")
+    assert "micro.auth.v1" not in json.dumps(made)
 
 
 names = st.sampled_from(["a", "b", "a.b", "a.b.c", "a-b", "registry", "chat"])
@@ -209,7 +270,7 @@ def test_a_service_of_very_many_streams_has_a_short_pattern_for_all_of_its_paths
 
 def test_origins_are_named_one_by_one_and_the_default_is_none():
     def cors(*origins):
-        snapshot = Compiler("1", origins).compile(table(service("a", 1)), 1)
+        snapshot = Compiler("1", Front(origins=origins)).compile(table(service("a", 1)), 1)
         made = RouteConfiguration.from_binary(snapshot.resources[ROUTES]["api"].resource.value)
         return readable(made).get("typedPerFilterConfig")
 
@@ -220,7 +281,7 @@ def test_origins_are_named_one_by_one_and_the_default_is_none():
 
 def test_any_origin_together_with_credentials_cannot_be_configured():
     with pytest.raises(errors.Error, match="origin"):
-        Compiler("1", ["*"])
+        Front(origins=("*",))
 
 
 def test_a_service_that_cannot_be_compiled_is_left_out_and_logged_once(caplog):

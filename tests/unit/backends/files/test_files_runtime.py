@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -20,6 +21,7 @@ from micro.domain.errors import Error, Kind
 from micro.domain.workload import Workload
 
 KEY = ("micro", "hello", "latest")
+ANN = ("micro", "micro/ann")
 
 
 async def test_workloads_are_kept_in_order_of_their_keys(tmp_path: Path) -> None:
@@ -30,7 +32,7 @@ async def test_workloads_are_kept_in_order_of_their_keys(tmp_path: Path) -> None
     for workload in (b, a, b):
         await store.put(workload)
     assert await FileWorkloads(tmp_path / "w").list() == [a, b]
-    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "w").iterdir()} == {0o600}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "w/micro/workloads").iterdir()} == {0o600}
     await store.delete(b.key)
     await store.delete(b.key)
     assert await store.list() == [a]
@@ -47,9 +49,9 @@ async def test_names_that_read_alike_do_not_collide(tmp_path: Path) -> None:
 async def test_a_file_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
     store = FileWorkloads(tmp_path)
     await store.put(Workload("micro", "a", "latest"))
-    (tmp_path / "odd.json").write_text("{")
+    (tmp_path / "micro/workloads/odd.json").write_text("{")
     assert [workload.name for workload in await store.list()] == ["a"]
-    assert (tmp_path / "odd.json").exists()
+    assert (tmp_path / "micro/workloads/odd.json").exists()
 
 
 async def test_a_store_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
@@ -82,35 +84,40 @@ def archive() -> bytes:
     return buffer.getvalue()
 
 
+def upload(upload_id: str, account: str = ANN[1]) -> str:
+    """Name of the file of an upload."""
+    return f"{upload_id}-{hashlib.sha256(account.encode()).hexdigest()[:32]}.upload"
+
+
 def left(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 async def test_an_upload_becomes_a_folder_once(tmp_path: Path) -> None:
     sources = FileSources(tmp_path)
-    upload_id = await sources.receive(pieces(archive()[:50], b"", archive()[50:]))
-    assert await sources.unpack(upload_id, KEY, 1) == sources.folder(KEY, 1)
-    assert left(tmp_path) == ["services/micro/hello/latest/1/main.py"]
+    upload_id = await sources.receive(pieces(archive()[:50], b"", archive()[50:]), *ANN)
+    assert await sources.unpack(upload_id, KEY, 1, ANN[1]) == sources.folder(KEY, 1)
+    assert left(tmp_path) == ["micro/services/hello/latest/1/main.py"]
     with pytest.raises(Error) as caught:
-        await sources.unpack(upload_id, KEY, 2)
+        await sources.unpack(upload_id, KEY, 2, ANN[1])
     assert caught.value.kind is Kind.NOT_FOUND
 
 
 @pytest.mark.parametrize("upload_id", ["", "..", "../../etc/passwd", "x" * 32, "\0", "0" * 32])
 async def test_an_id_that_was_never_given_out_is_not_found(tmp_path: Path, upload_id: str) -> None:
     with pytest.raises(Error) as caught:
-        await FileSources(tmp_path).unpack(upload_id, KEY, 1)
+        await FileSources(tmp_path).unpack(upload_id, KEY, 1, ANN[1])
     assert caught.value.kind is Kind.NOT_FOUND
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     sources = FileSources(tmp_path, Limits(packed=10))
     with pytest.raises(ZeroDivisionError):
-        await sources.receive(pieces(b"abc", then=ZeroDivisionError()))
+        await sources.receive(pieces(b"abc", then=ZeroDivisionError()), *ANN)
     with pytest.raises(Error) as large:
-        await sources.receive(pieces(b"abcdef", b"abcdef"))
+        await sources.receive(pieces(b"abcdef", b"abcdef"), *ANN)
     with pytest.raises(Error) as empty:
-        await sources.receive(pieces())
+        await sources.receive(pieces(), *ANN)
     assert (large.value.kind, empty.value.kind) == (Kind.RESOURCE_EXHAUSTED, Kind.INVALID_ARGUMENT)
     assert left(tmp_path) == []
 
@@ -118,7 +125,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 async def test_a_bad_archive_leaves_nothing(tmp_path: Path) -> None:
     sources = FileSources(tmp_path)
     with pytest.raises(Error) as caught:
-        await sources.unpack(await sources.receive(pieces(b"nonsense")), KEY, 1)
+        await sources.unpack(await sources.receive(pieces(b"nonsense"), *ANN), KEY, 1, ANN[1])
     assert caught.value.kind is Kind.INVALID_ARGUMENT
     assert left(tmp_path) == []
 
@@ -126,32 +133,36 @@ async def test_a_bad_archive_leaves_nothing(tmp_path: Path) -> None:
 async def test_sweeping_keeps_what_is_wanted(tmp_path: Path) -> None:
     sources = FileSources(tmp_path)
     for generation in (1, 2, 3):
-        await sources.unpack(await sources.receive(pieces(archive())), KEY, generation)
-    await sources.unpack(await sources.receive(pieces(archive())), ("micro", "gone", "latest"), 1)
-    fresh = await sources.receive(pieces(archive()))
-    stale = await sources.receive(pieces(archive()))
-    os.utime(tmp_path / "uploads" / f"{stale}.tar.gz", (0, 0))
+        await sources.unpack(await sources.receive(pieces(archive()), *ANN), KEY, generation, ANN[1])
+    await sources.unpack(await sources.receive(pieces(archive()), *ANN), ("micro", "gone", "latest"), 1, ANN[1])
+    fresh = await sources.receive(pieces(archive()), *ANN)
+    stale = await sources.receive(pieces(archive()), *ANN)
+    os.utime(tmp_path / "micro/uploads" / upload(stale), (0, 0))
+    for interrupted in ("part", "taken"):
+        (tmp_path / "micro/uploads" / f"{'0' * 32}.{interrupted}").touch()
+    (tmp_path / "micro/services/hello/latest/.unpack-killed").mkdir()
     await sources.sweep({KEY: 2})
-    assert left(tmp_path) == ["services/micro/hello/latest/2/main.py", f"uploads/{fresh}.tar.gz"]
-    assert not (tmp_path / "services/micro/gone").exists()
+    assert left(tmp_path) == ["micro/services/hello/latest/2/main.py", f"micro/uploads/{upload(fresh)}"]
+    assert not (tmp_path / "micro/services/gone").exists()
+    assert [entry.name for entry in (tmp_path / "micro/services/hello/latest").iterdir()] == ["2"]
 
 
 async def test_removing_leaves_the_neighbours(tmp_path: Path) -> None:
     sources = FileSources(tmp_path)
     other = ("micro", "hello", "v2")
     for key in (KEY, other):
-        await sources.unpack(await sources.receive(pieces(archive())), key, 1)
+        await sources.unpack(await sources.receive(pieces(archive()), *ANN), key, 1, ANN[1])
     await sources.remove(KEY)
     await sources.remove(KEY)
-    assert left(tmp_path) == ["services/micro/hello/v2/1/main.py"]
+    assert left(tmp_path) == ["micro/services/hello/v2/1/main.py"]
     await sources.remove(other, 1)
-    assert list((tmp_path / "services").iterdir()) == []
+    assert list((tmp_path / "micro/services").iterdir()) == []
 
 
 async def test_a_workload_that_cannot_be_removed_is_unavailable(tmp_path: Path) -> None:
     store = FileWorkloads(tmp_path)
     await store.put(Workload("micro", "a", "latest"))
-    [file] = tmp_path.iterdir()
+    [file] = (tmp_path / "micro/workloads").iterdir()
     file.unlink()
     file.mkdir()
     with pytest.raises(Error, match="a cannot be forgotten") as caught:
@@ -161,24 +172,29 @@ async def test_a_workload_that_cannot_be_removed_is_unavailable(tmp_path: Path) 
 
 async def test_uploads_that_nobody_used_expire_with_the_next_one(tmp_path: Path) -> None:
     sources = FileSources(tmp_path)
-    stale, fresh = [await sources.receive(pieces(archive())) for _ in range(2)]
-    os.utime(tmp_path / "uploads" / f"{stale}.tar.gz", (0, 0))
-    used = tmp_path / "uploads" / ("0" * 32 + ".taken")
+    stale, fresh = [await sources.receive(pieces(archive()), *ANN) for _ in range(2)]
+    os.utime(tmp_path / "micro/uploads" / upload(stale), (0, 0))
+    used = tmp_path / "micro/uploads" / ("0" * 32 + ".taken")
     used.write_bytes(b"being unpacked")
     os.utime(used, (0, 0))
-    last = await sources.receive(pieces(archive()))
-    assert left(tmp_path) == sorted([f"uploads/{used.name}", f"uploads/{fresh}.tar.gz", f"uploads/{last}.tar.gz"])
+    last = await sources.receive(pieces(archive()), *ANN)
+    assert left(tmp_path) == sorted(
+        [f"micro/uploads/{used.name}", f"micro/uploads/{upload(fresh)}", f"micro/uploads/{upload(last)}"]
+    )
+    os.utime(tmp_path / "micro/uploads" / upload(fresh), (0, 0))
+    await sources.expire()
+    assert left(tmp_path) == sorted([f"micro/uploads/{used.name}", f"micro/uploads/{upload(last)}"])
 
 
 async def test_uploads_that_nobody_used_have_a_limit_together(tmp_path: Path) -> None:
     sources = FileSources(tmp_path, unused=1000)
-    first = await sources.receive(pieces(archive().ljust(600, b"\0")))
+    first = await sources.receive(pieces(archive().ljust(600, b"\0")), *ANN)
     with pytest.raises(Error, match="try again when they have expired") as caught:
-        await sources.receive(pieces(b"x" * 600))
+        await sources.receive(pieces(b"x" * 600), *ANN)
     assert caught.value.kind is Kind.RESOURCE_EXHAUSTED
-    assert left(tmp_path) == [f"uploads/{first}.tar.gz"]
-    (tmp_path / "uploads" / f"{first}.tar.gz").unlink()
-    await sources.receive(pieces(b"x" * 600))
+    assert left(tmp_path) == [f"micro/uploads/{upload(first)}"]
+    (tmp_path / "micro/uploads" / upload(first)).unlink()
+    await sources.receive(pieces(b"x" * 600), *ANN)
 
 
 async def test_uploads_that_come_at_the_same_time_share_the_limit(tmp_path: Path) -> None:
@@ -186,8 +202,8 @@ async def test_uploads_that_come_at_the_same_time_share_the_limit(tmp_path: Path
 
     async def overtaken() -> AsyncIterator[bytes]:
         yield b"x" * 600
-        await sources.receive(pieces(b"x" * 900))
+        await sources.receive(pieces(b"x" * 900), *ANN)
 
     with pytest.raises(Error) as caught:
-        await sources.receive(overtaken())
+        await sources.receive(overtaken(), *ANN)
     assert caught.value.kind is Kind.RESOURCE_EXHAUSTED

@@ -232,3 +232,13 @@ class TestRemote:
             writer.close()
             assert not answer or "error" in json.loads(answer)
             assert await RemoteLauncher(socket).list() == []
+
+
+@linux
+async def test_a_group_that_a_process_made_of_its_own_ends_with_it(launcher: LocalLauncher, tmp_path: Path) -> None:
+    code = FAMILY.replace('time.sleep(600)"])', 'time.sleep(600)"], process_group=0)')
+    parent = (await launcher.start(spec(tmp_path, code))).pid
+    child = int(await said(tmp_path / "x.log"))
+    assert os.getpgid(child) == child
+    os.kill(parent, signal.SIGKILL)
+    await gone(parent, child)

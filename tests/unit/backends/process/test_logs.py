@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import os
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from micro.backends.process import logs
 from micro.backends.process.logs import Lines, LogFile, LogFolder, LogWriter, LogWriters
+from micro.domain.workload import Key
 
 
 @pytest.mark.parametrize(
@@ -175,10 +178,10 @@ async def test_a_log_that_is_not_there_yet_can_be_followed(tmp_path: Path) -> No
 
 
 def test_where_logs_lie(tmp_path: Path) -> None:
-    folder = LogFolder(tmp_path)
+    folder = LogFolder(tmp_path, tmp_path / "n")
     assert folder.path(("micro", "registry", "latest")) == tmp_path / "core/registry.log"
-    assert folder.path(("other", "registry", "latest")) == tmp_path / "services/other/registry/latest.log"
-    assert folder.path(("core", "hello", "v1")) == tmp_path / "services/core/hello/v1.log"
+    assert folder.path(("other", "registry", "latest")) == tmp_path / "n/other/logs/registry/latest.log"
+    assert folder.path(("core", "hello", "v1")) == tmp_path / "n/core/logs/hello/v1.log"
     LogWriter(tmp_path / "core/nats.log").write("nats", [("info", "of the platform")])
     assert [record.message for record in folder.read(("micro", "nats", "latest"), 5)] == ["of the platform"]
     assert not folder.exists(("other", "nats", "latest"))
@@ -197,3 +200,42 @@ async def test_a_follower_reads_what_was_there_beside_the_loop(tmp_path: Path, m
     assert (await anext(LogFile(tmp_path / "x.log").follow(5))).message == "first"
     assert len(readers) == 1
     assert threading.get_ident() not in readers
+
+
+def test_the_output_of_services_that_are_gone_stays_for_a_while(tmp_path: Path) -> None:
+    folder = LogFolder(tmp_path, tmp_path / "n", kept_seconds=3600)
+    known, old, young = (("micro", name, "v1.log") for name in ("known", "old", "young"))
+    for key in (known, old, young):
+        for path in (folder.path(key), logs.rotated(folder.path(key), 1)):
+            LogWriter(path).write("x", [("info", "said")])
+            if key != young:
+                os.utime(path, (0, 0))
+    os.utime(logs.rotated(folder.path(young), 1), (0, 0))  # the last line counts
+    LogWriter(tmp_path / "core/nats.log").write("nats", [("info", "of the platform")])
+    os.utime(tmp_path / "core/nats.log", (0, 0))
+    folder.sweep(lambda key: key == known)
+    assert [folder.exists(key) for key in (known, old, young)] == [True, False, True]
+    assert sorted(path.name for path in (tmp_path / "n/micro/logs").iterdir()) == ["known", "young"]
+    assert len(folder.read(young, 5)) == 2
+    assert (tmp_path / "core/nats.log").exists()
+    folder.sweep(lambda key: True)
+
+
+def test_the_output_of_services_that_are_gone_has_a_limit_the_oldest_goes_first(tmp_path: Path) -> None:
+    folder = LogFolder(tmp_path, tmp_path / "n", kept_bytes=250)
+    keys = [("micro", "hello", f"v{number}") for number in range(4)]
+    now = time.time()
+    for age, key in enumerate(keys):
+        folder.path(key).parent.mkdir(parents=True, exist_ok=True)
+        folder.path(key).write_bytes(b"x" * 100)
+        os.utime(folder.path(key), (now - age, now - age))
+    folder.sweep(lambda key: key == keys[0])
+    assert [folder.exists(key) for key in keys] == [True, True, True, False]
+    asked: list[Key] = []
+
+    def there_again(key: Key) -> bool:
+        asked.append(key)
+        return asked.count(key) > 1
+
+    LogFolder(tmp_path, tmp_path / "n", kept_bytes=0).sweep(there_again)
+    assert [folder.exists(key) for key in keys] == [True, True, True, False]

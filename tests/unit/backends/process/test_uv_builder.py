@@ -8,9 +8,12 @@ import hashlib
 import subprocess
 import sys
 import zipfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from micro.backends.process.builder import UvBuilder
 from micro.domain.errors import Error, Kind
@@ -154,3 +157,148 @@ async def test_a_project_file_that_is_no_toml_is_told(builder: UvBuilder, source
     with pytest.raises(Error, match=r"pyproject\.toml cannot be read") as caught:
         await builder.build(source)
     assert caught.value.kind is Kind.FAILED_PRECONDITION
+
+
+async def test_what_no_source_and_no_process_needs_is_removed(builder: UvBuilder, source: Path, tmp_path: Path) -> None:
+    environments = {}
+    for name in ("wanted", "running", "unused"):
+        wheel(tmp_path / "wheels", name, "1.0")
+        (tmp_path / name).mkdir()
+        require(tmp_path / name, tmp_path / "wheels", name)
+        environments[name] = (await builder.build(tmp_path / name)).python
+    unfinished = tmp_path / "environments" / ".build-killed"
+    unfinished.mkdir()
+    (source / "pyproject.toml").write_text("[[[")
+    folders = [tmp_path / "wanted", tmp_path / "absent", source]
+    await UvBuilder(tmp_path / "environments").sweep(folders, [environments["running"], Path(sys.executable)])
+    assert made(tmp_path) == sorted(environments[name].parent.parent.name for name in ("wanted", "running"))
+
+
+async def test_what_is_being_made_or_was_just_asked_for_stays(
+    builder: UvBuilder, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(tmp_path / "wheels", "colours", "1.0")
+    require(source, tmp_path / "wheels", "colours")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    uv = builder._uv
+
+    async def gated(*arguments: object) -> None:
+        begun.set()
+        await go_on.wait()
+        await uv(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builder, "_uv", gated)
+    async with asyncio.TaskGroup() as tasks:
+        building = tasks.create_task(builder.build(source))
+        await begun.wait()
+        await builder.sweep([], [])
+        assert len(made(tmp_path)) == 1
+        go_on.set()
+    assert run((await building).python, "import colours; print('there')") == "there"
+
+    async def asked_meanwhile(folders: object) -> set[str]:
+        await builder.build(source)
+        return set()
+
+    monkeypatch.setattr(asyncio, "to_thread", _unless(builder._needed, asked_meanwhile))
+    await builder.sweep([], [])
+    assert len(made(tmp_path)) == 1
+    monkeypatch.undo()
+    await builder.sweep([], [])
+    assert made(tmp_path) == []
+    assert run((await builder.build(source)).python, "import colours; print('again')") == "again"
+
+
+async def test_few_are_made_at_once_that_nobody_waits_for_and_what_is_asked_for_overtakes(
+    builder: UvBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beginning: asyncio.Queue[Path] = asyncio.Queue()
+    go_on = asyncio.Event()
+
+    async def make(wanted: Path, environment: Path) -> None:
+        beginning.put_nowait(wanted.parent)
+        await go_on.wait()
+        environment.mkdir(parents=True)
+
+    monkeypatch.setattr(builder, "_make", make)
+    sources = [tmp_path / str(number) for number in range(5)]
+    for folder in sources:
+        folder.mkdir()
+        (folder / "requirements.txt").write_text(f"colours=={folder.name}\n")
+    async with asyncio.TaskGroup() as tasks:
+        for folder in sources[:4]:
+            tasks.create_task(builder.build(folder, background=True))
+        first = {await beginning.get() for _ in range(2)}
+        tasks.create_task(builder.build(sources[4]))
+        assert await beginning.get() == sources[4]
+        assert beginning.empty()
+        go_on.set()
+    assert first | {beginning.get_nowait() for _ in range(2)} == set(sources[:4])
+    # What is there already waits for nobody.
+    go_on.clear()
+    async with asyncio.TaskGroup() as tasks:
+        for number in (10, 11):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "requirements.txt").write_text(f"colours=={number}\n")
+            tasks.create_task(builder.build(folder, background=True))
+            await beginning.get()
+        await builder.build(sources[0], background=True)
+        go_on.set()
+
+
+SETUP = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path({told!r}).write_text(str(child.pid))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_build_that_is_given_up_ends_with_all_that_it_started(
+    loop: Callable[..., Any], builder: UvBuilder, source: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    (source / "lib").mkdir()
+    # The project is its own build backend, and needs nothing to be installed for that.
+    (source / "lib/pyproject.toml").write_text(
+        '[project]\nname = "lib"\nversion = "1"\n'
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (source / "lib/backend.py").write_text(SETUP.format(told=str(told)))
+    (source / "requirements.txt").write_text("--no-index\n./lib\n")
+
+    async def give_up() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            building = tasks.create_task(builder.build(source))
+            while not (told.exists() and told.read_text()):
+                await asyncio.sleep(0.01)
+                assert not building.done()
+            building.cancel()
+        async with asyncio.timeout(30):
+            while _state(int(told.read_text())) != "Z":
+                await asyncio.sleep(0.01)
+
+    loop(give_up())
+    assert made(tmp_path) == []
+
+
+def _state(pid: int) -> str:
+    """As /proc tells it; that of a zombie for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "Z"
+
+
+def _unless(function: object, instead: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """`asyncio.to_thread`, but for one function."""
+    to_thread = asyncio.to_thread
+
+    async def call(called: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        if called == function:
+            return await instead(*arguments)
+        return await to_thread(called, *arguments, **named)
+
+    return call

@@ -50,12 +50,45 @@ class Percent(Message[_PercentFields]):
 
         value: float
 
+_FractionalPercentFields: TypeAlias = Literal["numerator"]
+
+class FractionalPercent(Message[_FractionalPercentFields]):
+    """
+    FractionalPercent is a share, of a hundred unless it says otherwise.
+
+    ```proto
+    message envoy.type.v3.FractionalPercent
+    ```
+
+    Attributes:
+        numerator:
+            How many.
+
+            ```proto
+            uint32 numerator = 1;
+            ```
+    """
+
+    __slots__ = ("numerator",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            numerator: int = 0,
+        ) -> None:
+            pass
+
+        numerator: int
+
 
 _DESC = file_desc(
-    b'\n\x1benvoy/type/v3/percent.proto\x12\renvoy.type.v3"\x1f\n\x07Percent\x12\x14\n\x05value\x18\x01 \x01(\x01R\x05valueb\x06proto3',
+    b'\n\x1benvoy/type/v3/percent.proto\x12\renvoy.type.v3"\x1f\n\x07Percent\x12\x14\n\x05value\x18\x01 \x01(\x01R\x05value"1\n\x11FractionalPercent\x12\x1c\n\tnumerator\x18\x01 \x01(\rR\tnumeratorb\x06proto3',
     [],
     {
         "Percent": Percent,
+        "FractionalPercent": FractionalPercent,
     },
 )
 

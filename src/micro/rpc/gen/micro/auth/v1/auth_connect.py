@@ -43,13 +43,14 @@ class Auth(Protocol):
 
     async def inspect(self, request: InspectRequest, ctx: RequestContext[InspectRequest, InspectResponse], /) -> InspectResponse:
         """
-        Inspect tells whose token this is, as long as it is valid. Answers UNAUTHENTICATED when it is not.
+        Inspect tells whose token this is, whichever services it is for, as long as it is valid. Answers UNAUTHENTICATED
+        when it is not.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def token(self, request: TokenRequest, ctx: RequestContext[TokenRequest, TokenResponse], /) -> TokenResponse:
         """
-        Token exchanges an id and a secret, or a refresh token, for an access token and the next refresh token.
+        Token exchanges an id and a secret, or a refresh token, for access tokens and the next refresh token.
         Answers UNAUTHENTICATED when they do not fit, RESOURCE_EXHAUSTED after too many attempts.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
@@ -171,7 +172,8 @@ class AuthClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> InspectResponse:
         """
-        Inspect tells whose token this is, as long as it is valid. Answers UNAUTHENTICATED when it is not.
+        Inspect tells whose token this is, whichever services it is for, as long as it is valid. Answers UNAUTHENTICATED
+        when it is not.
         """
         return await self.execute_unary(
             request=request,
@@ -194,7 +196,7 @@ class AuthClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> TokenResponse:
         """
-        Token exchanges an id and a secret, or a refresh token, for an access token and the next refresh token.
+        Token exchanges an id and a secret, or a refresh token, for access tokens and the next refresh token.
         Answers UNAUTHENTICATED when they do not fit, RESOURCE_EXHAUSTED after too many attempts.
         """
         return await self.execute_unary(
@@ -247,13 +249,14 @@ class AuthSync(Protocol):
 
     def inspect(self, request: InspectRequest, ctx: RequestContext[InspectRequest, InspectResponse], /) -> InspectResponse:
         """
-        Inspect tells whose token this is, as long as it is valid. Answers UNAUTHENTICATED when it is not.
+        Inspect tells whose token this is, whichever services it is for, as long as it is valid. Answers UNAUTHENTICATED
+        when it is not.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def token(self, request: TokenRequest, ctx: RequestContext[TokenRequest, TokenResponse], /) -> TokenResponse:
         """
-        Token exchanges an id and a secret, or a refresh token, for an access token and the next refresh token.
+        Token exchanges an id and a secret, or a refresh token, for access tokens and the next refresh token.
         Answers UNAUTHENTICATED when they do not fit, RESOURCE_EXHAUSTED after too many attempts.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
@@ -373,7 +376,8 @@ class AuthClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> InspectResponse:
         """
-        Inspect tells whose token this is, as long as it is valid. Answers UNAUTHENTICATED when it is not.
+        Inspect tells whose token this is, whichever services it is for, as long as it is valid. Answers UNAUTHENTICATED
+        when it is not.
         """
         return self.execute_unary(
             request=request,
@@ -396,7 +400,7 @@ class AuthClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> TokenResponse:
         """
-        Token exchanges an id and a secret, or a refresh token, for an access token and the next refresh token.
+        Token exchanges an id and a secret, or a refresh token, for access tokens and the next refresh token.
         Answers UNAUTHENTICATED when they do not fit, RESOURCE_EXHAUSTED after too many attempts.
         """
         return self.execute_unary(
@@ -2508,7 +2512,7 @@ class Setup(Protocol):
     """
     async def begin(self, request: BeginRequest, ctx: RequestContext[BeginRequest, BeginResponse], /) -> BeginResponse:
         """
-        Begin makes the first admin where there is none yet, and opens a session for it.
+        Begin makes the first admin where there is none yet, or gives it a new secret, and opens a session for it.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -2566,7 +2570,7 @@ class SetupClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> BeginResponse:
         """
-        Begin makes the first admin where there is none yet, and opens a session for it.
+        Begin makes the first admin where there is none yet, or gives it a new secret, and opens a session for it.
         """
         return await self.execute_unary(
             request=request,
@@ -2588,7 +2592,7 @@ class SetupSync(Protocol):
     """
     def begin(self, request: BeginRequest, ctx: RequestContext[BeginRequest, BeginResponse], /) -> BeginResponse:
         """
-        Begin makes the first admin where there is none yet, and opens a session for it.
+        Begin makes the first admin where there is none yet, or gives it a new secret, and opens a session for it.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -2644,7 +2648,7 @@ class SetupClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> BeginResponse:
         """
-        Begin makes the first admin where there is none yet, and opens a session for it.
+        Begin makes the first admin where there is none yet, or gives it a new secret, and opens a session for it.
         """
         return self.execute_unary(
             request=request,

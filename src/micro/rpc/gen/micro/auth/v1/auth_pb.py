@@ -336,7 +336,7 @@ class TokenRequest(Message[_TokenRequestFields]):
         refresh_token: str
         namespace: str
 
-_TokenResponseFields: TypeAlias = Literal["access_token", "refresh_token", "created", "expires", "account"]
+_TokenResponseFields: TypeAlias = Literal["access_token", "refresh_token", "created", "expires", "account", "service_token"]
 
 class TokenResponse(Message[_TokenResponseFields]):
     """
@@ -346,38 +346,45 @@ class TokenResponse(Message[_TokenResponseFields]):
 
     Attributes:
         access_token:
-            Goes into the header `authorization: Bearer …` of each call.
+            Goes into the header `authorization: Bearer …` of each call of the platform's own services. Users' services refuse
+            it: whoever is shown it can do with the platform what its owner can.
 
             ```proto
             string access_token = 1;
             ```
         refresh_token:
-            Exchanged for the next pair; serves once.
+            Exchanged for the next tokens; serves once.
 
             ```proto
             string refresh_token = 2;
             ```
         created:
-            When the access token was made, RFC 3339.
+            When the access tokens were made, RFC 3339.
 
             ```proto
             string created = 3;
             ```
         expires:
-            When it ends, RFC 3339.
+            When they end, RFC 3339.
 
             ```proto
             string expires = 4;
             ```
         account:
-            Whose it is.
+            Whose they are.
 
             ```proto
             optional micro.auth.v1.Account account = 5;
             ```
+        service_token:
+            Goes into the header `authorization: Bearer …` of each call of users' services. The platform's own refuse it.
+
+            ```proto
+            string service_token = 6;
+            ```
     """
 
-    __slots__ = ("access_token", "refresh_token", "created", "expires", "account")
+    __slots__ = ("access_token", "refresh_token", "created", "expires", "account", "service_token")
 
     if TYPE_CHECKING:
 
@@ -389,6 +396,7 @@ class TokenResponse(Message[_TokenResponseFields]):
             created: str = "",
             expires: str = "",
             account: Account | None = None,
+            service_token: str = "",
         ) -> None:
             pass
 
@@ -397,6 +405,7 @@ class TokenResponse(Message[_TokenResponseFields]):
         created: str
         expires: str
         account: Account | None
+        service_token: str
 
 _ExplainRequestFields: TypeAlias = Literal["account", "resource", "namespace"]
 
@@ -2135,7 +2144,8 @@ class PolicyWatchResponse(Message[_PolicyWatchResponseFields]):
             micro.auth.v1.PolicyWatchResponse.Action action = 1;
             ```
         issuer:
-            Issuer and audience of the deployment's tokens.
+            Issuer of the deployment's tokens; also the audience of those for the platform's own services. The audience of
+            those for users' services is this with "/services" behind it.
 
             ```proto
             string issuer = 2;
@@ -2327,23 +2337,35 @@ class Revocation(Message[_RevocationFields]):
         session: str
         before: float
 
-_BeginRequestFields: TypeAlias = NoReturn
+_BeginRequestFields: TypeAlias = Literal["reset"]
 
 class BeginRequest(Message[_BeginRequestFields]):
     """
     ```proto
     message micro.auth.v1.BeginRequest
     ```
+
+    Attributes:
+        reset:
+            Whether the admin gets a new secret, is made anew if it was deleted, and its sessions end: when its secret is lost.
+
+            ```proto
+            bool reset = 1;
+            ```
     """
 
-    __slots__ = ()
+    __slots__ = ("reset",)
 
     if TYPE_CHECKING:
 
         def __init__(
             self,
+            *,
+            reset: bool = False,
         ) -> None:
             pass
+
+        reset: bool
 
 _BeginResponseFields: TypeAlias = Literal["id", "secret", "session"]
 
@@ -2361,7 +2383,7 @@ class BeginResponse(Message[_BeginResponseFields]):
             string id = 1;
             ```
         secret:
-            Its secret, when it was made just now; else empty.
+            Its secret, when that was made just now; else empty.
 
             ```proto
             string secret = 2;
@@ -2426,7 +2448,7 @@ class Access(Enum):
 
 
 _DESC = file_desc(
-    b'\n\x18micro/auth/v1/auth.proto\x12\rmicro.auth.v1"\x90\x02\n\x07Account\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n\x04type\x18\x03 \x01(\tR\x04type\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x16\n\x06scopes\x18\x05 \x03(\tR\x06scopes\x12@\n\x08metadata\x18\x06 \x03(\x0b2$.micro.auth.v1.Account.MetadataEntryR\x08metadata\x12\x18\n\x07created\x18\x07 \x01(\tR\x07created\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\x9e\x02\n\x0fGenerateRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n\x06secret\x18\x03 \x01(\tR\x06secret\x12\x16\n\x06scopes\x18\x04 \x03(\tR\x06scopes\x12\x12\n\x04type\x18\x05 \x01(\tR\x04type\x12H\n\x08metadata\x18\x06 \x03(\x0b2,.micro.auth.v1.GenerateRequest.MetadataEntryR\x08metadata\x12\x1c\n\tnamespace\x18\x07 \x01(\tR\tnamespace\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\\\n\x10GenerateResponse\x120\n\x07account\x18\x01 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret"&\n\x0eInspectRequest\x12\x14\n\x05token\x18\x01 \x01(\tR\x05token"]\n\x0fInspectResponse\x120\n\x07account\x18\x01 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account\x12\x18\n\x07expires\x18\x02 \x01(\tR\x07expires"y\n\x0cTokenRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\x12#\n\rrefresh_token\x18\x03 \x01(\tR\x0crefreshToken\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"\xbd\x01\n\rTokenResponse\x12!\n\x0caccess_token\x18\x01 \x01(\tR\x0baccessToken\x12#\n\rrefresh_token\x18\x02 \x01(\tR\x0crefreshToken\x12\x18\n\x07created\x18\x03 \x01(\tR\x07created\x12\x18\n\x07expires\x18\x04 \x01(\tR\x07expires\x120\n\x07account\x18\x05 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account"d\n\x0eExplainRequest\x12\x18\n\x07account\x18\x01 \x01(\tR\x07account\x12\x1a\n\x08resource\x18\x02 \x01(\tR\x08resource\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"l\n\x0fExplainResponse\x12\x18\n\x07allowed\x18\x01 \x01(\x08R\x07allowed\x12\'\n\x04rule\x18\x02 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason"a\n\x13AccountsListRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x14\n\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x16\n\x06cursor\x18\x03 \x01(\tR\x06cursor"^\n\x14AccountsListResponse\x122\n\x08accounts\x18\x01 \x03(\x0b2\x16.micro.auth.v1.AccountR\x08accounts\x12\x12\n\x04next\x18\x02 \x01(\tR\x04next"C\n\x13AccountsReadRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"H\n\x14AccountsReadResponse\x120\n\x07account\x18\x01 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account"E\n\x15AccountsDeleteRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"\x18\n\x16AccountsDeleteResponse"\x81\x01\n\x13ChangeSecretRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n\nold_secret\x18\x02 \x01(\tR\toldSecret\x12\x1d\n\nnew_secret\x18\x03 \x01(\tR\tnewSecret\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace".\n\x14ChangeSecretResponse\x12\x16\n\x06secret\x18\x01 \x01(\tR\x06secret"[\n\x13UpdateScopesRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"H\n\x14UpdateScopesResponse\x120\n\x07account\x18\x01 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account"\xca\x01\n\x04Rule\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n\x05scope\x18\x02 \x01(\tR\x05scope\x123\n\x08resource\x18\x03 \x01(\x0b2\x17.micro.auth.v1.ResourceR\x08resource\x12-\n\x06access\x18\x04 \x01(\x0e2\x15.micro.auth.v1.AccessR\x06access\x12\x1a\n\x08priority\x18\x05 \x01(\x05R\x08priority\x12\x1c\n\tnamespace\x18\x06 \x01(\tR\tnamespace"N\n\x08Resource\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n\x08endpoint\x18\x03 \x01(\tR\x08endpoint"=\n\x12RulesCreateRequest\x12\'\n\x04rule\x18\x01 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule">\n\x13RulesCreateResponse\x12\'\n\x04rule\x18\x01 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule"=\n\x12RulesUpdateRequest\x12\'\n\x04rule\x18\x01 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule">\n\x13RulesUpdateResponse\x12\'\n\x04rule\x18\x01 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule"B\n\x12RulesDeleteRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"\x15\n\x13RulesDeleteResponse"0\n\x10RulesListRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace">\n\x11RulesListResponse\x12)\n\x05rules\x18\x01 \x03(\x0b2\x13.micro.auth.v1.RuleR\x05rules"\xbd\x01\n\x07Session\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07account\x18\x02 \x01(\tR\x07account\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x18\n\x07created\x18\x04 \x01(\tR\x07created\x12\x1c\n\trefreshed\x18\x05 \x01(\tR\trefreshed\x12\x18\n\x07expires\x18\x06 \x01(\tR\x07expires\x12\x18\n\x07address\x18\x07 \x01(\tR\x07address"K\n\x11TokensListRequest\x12\x18\n\x07account\x18\x01 \x01(\tR\x07account\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"H\n\x12TokensListResponse\x122\n\x08sessions\x18\x01 \x03(\x0b2\x16.micro.auth.v1.SessionR\x08sessions"g\n\x13TokensRevokeRequest\x12\x18\n\x07session\x18\x01 \x01(\tR\x07session\x12\x18\n\x07account\x18\x02 \x01(\tR\x07account\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"\x16\n\x14TokensRevokeResponse"\x13\n\x11KeysRotateRequest"&\n\x12KeysRotateResponse\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid"\x11\n\x0fKeysListRequest":\n\x10KeysListResponse\x12&\n\x04keys\x18\x01 \x03(\x0b2\x12.micro.auth.v1.KeyR\x04keys"\x95\x01\n\x03Key\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid\x12\x10\n\x03kty\x18\x02 \x01(\tR\x03kty\x12\x10\n\x03crv\x18\x03 \x01(\tR\x03crv\x12\x0c\n\x01x\x18\x04 \x01(\tR\x01x\x12\x0c\n\x01y\x18\x05 \x01(\tR\x01y\x12\x10\n\x03alg\x18\x06 \x01(\tR\x03alg\x12\x10\n\x03use\x18\x07 \x01(\tR\x03use\x12\x18\n\x07created\x18\x08 \x01(\tR\x07created"u\n\x05Quota\x12\x1a\n\x08services\x18\x01 \x01(\x05R\x08services\x12\x1c\n\tinstances\x18\x02 \x01(\x05R\tinstances\x12\x1a\n\x08requests\x18\x03 \x01(\x05R\x08requests\x12\x16\n\x06upload\x18\x04 \x01(\x03R\x06upload"e\n\tNamespace\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12*\n\x05quota\x18\x02 \x01(\x0b2\x14.micro.auth.v1.QuotaR\x05quota\x12\x18\n\x07created\x18\x03 \x01(\tR\x07created"-\n\x17NamespacesCreateRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name"R\n\x18NamespacesCreateResponse\x126\n\tnamespace\x18\x01 \x01(\x0b2\x18.micro.auth.v1.NamespaceR\tnamespace"\x17\n\x15NamespacesListRequest"R\n\x16NamespacesListResponse\x128\n\nnamespaces\x18\x01 \x03(\x0b2\x18.micro.auth.v1.NamespaceR\nnamespaces"C\n\x17NamespacesDeleteRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05force\x18\x02 \x01(\x08R\x05force"\x1a\n\x18NamespacesDeleteResponse"Q\n\x0fSetQuotaRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12*\n\x05quota\x18\x02 \x01(\x0b2\x14.micro.auth.v1.QuotaR\x05quota"J\n\x10SetQuotaResponse\x126\n\tnamespace\x18\x01 \x01(\x0b2\x18.micro.auth.v1.NamespaceR\tnamespace"`\n\x10AuditListRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x14\n\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x18\n\x07account\x18\x03 \x01(\tR\x07account"H\n\x11AuditListResponse\x123\n\x07entries\x18\x01 \x03(\x0b2\x19.micro.auth.v1.AuditEntryR\x07entries"\xb8\x01\n\nAuditEntry\x12\x12\n\x04time\x18\x01 \x01(\tR\x04time\x12\x14\n\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n\x06action\x18\x03 \x01(\tR\x06action\x12\x16\n\x06target\x18\x04 \x01(\tR\x06target\x12\x1c\n\tnamespace\x18\x05 \x01(\tR\tnamespace\x12\x18\n\x07address\x18\x06 \x01(\tR\x07address\x12\x18\n\x07outcome\x18\x07 \x01(\tR\x07outcome"\x14\n\x12PolicyWatchRequest"\xa9\x04\n\x13PolicyWatchResponse\x12A\n\x06action\x18\x01 \x01(\x0e2).micro.auth.v1.PolicyWatchResponse.ActionR\x06action\x12\x16\n\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x16\n\x06public\x18\x03 \x01(\x08R\x06public\x12&\n\x04keys\x18\x04 \x03(\x0b2\x12.micro.auth.v1.KeyR\x04keys\x12\'\n\x04rule\x18\x05 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule\x129\n\nrevocation\x18\x06 \x01(\x0b2\x19.micro.auth.v1.RevocationR\nrevocation\x126\n\tnamespace\x18\x07 \x01(\x0b2\x18.micro.auth.v1.NamespaceR\tnamespace"\xda\x01\n\x06Action\x12\x16\n\x12ACTION_UNSPECIFIED\x10\x00\x12\x10\n\x0cACTION_RESET\x10\x01\x12\x11\n\rACTION_SYNCED\x10\x02\x12\x0f\n\x0bACTION_KEYS\x10\x03\x12\x0f\n\x0bACTION_RULE\x10\x04\x12\x17\n\x13ACTION_RULE_DELETED\x10\x05\x12\x12\n\x0eACTION_REVOKED\x10\x06\x12\x14\n\x10ACTION_NAMESPACE\x10\x07\x12\x1c\n\x18ACTION_NAMESPACE_DELETED\x10\x08\x12\x10\n\x0cACTION_ALIVE\x10\t"v\n\nRevocation\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n\x07account\x18\x02 \x01(\tR\x07account\x12\x18\n\x07session\x18\x03 \x01(\tR\x07session\x12\x16\n\x06before\x18\x04 \x01(\x01R\x06before"\x0e\n\x0cBeginRequest"o\n\rBeginResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\x126\n\x07session\x18\x03 \x01(\x0b2\x1c.micro.auth.v1.TokenResponseR\x07session*G\n\x06Access\x12\x16\n\x12ACCESS_UNSPECIFIED\x10\x00\x12\x12\n\x0eACCESS_GRANTED\x10\x01\x12\x11\n\rACCESS_DENIED\x10\x022\xab\x02\n\x04Auth\x12K\n\x08Generate\x12\x1e.micro.auth.v1.GenerateRequest\x1a\x1f.micro.auth.v1.GenerateResponse\x12H\n\x07Inspect\x12\x1d.micro.auth.v1.InspectRequest\x1a\x1e.micro.auth.v1.InspectResponse\x12B\n\x05Token\x12\x1b.micro.auth.v1.TokenRequest\x1a\x1c.micro.auth.v1.TokenResponse\x12H\n\x07Explain\x12\x1d.micro.auth.v1.ExplainRequest\x1a\x1e.micro.auth.v1.ExplainResponse2\xb5\x03\n\x08Accounts\x12O\n\x04List\x12".micro.auth.v1.AccountsListRequest\x1a#.micro.auth.v1.AccountsListResponse\x12O\n\x04Read\x12".micro.auth.v1.AccountsReadRequest\x1a#.micro.auth.v1.AccountsReadResponse\x12U\n\x06Delete\x12$.micro.auth.v1.AccountsDeleteRequest\x1a%.micro.auth.v1.AccountsDeleteResponse\x12W\n\x0cChangeSecret\x12".micro.auth.v1.ChangeSecretRequest\x1a#.micro.auth.v1.ChangeSecretResponse\x12W\n\x0cUpdateScopes\x12".micro.auth.v1.UpdateScopesRequest\x1a#.micro.auth.v1.UpdateScopesResponse2\xc5\x02\n\x05Rules\x12O\n\x06Create\x12!.micro.auth.v1.RulesCreateRequest\x1a".micro.auth.v1.RulesCreateResponse\x12O\n\x06Update\x12!.micro.auth.v1.RulesUpdateRequest\x1a".micro.auth.v1.RulesUpdateResponse\x12O\n\x06Delete\x12!.micro.auth.v1.RulesDeleteRequest\x1a".micro.auth.v1.RulesDeleteResponse\x12I\n\x04List\x12\x1f.micro.auth.v1.RulesListRequest\x1a .micro.auth.v1.RulesListResponse2\xa8\x01\n\x06Tokens\x12K\n\x04List\x12 .micro.auth.v1.TokensListRequest\x1a!.micro.auth.v1.TokensListResponse\x12Q\n\x06Revoke\x12".micro.auth.v1.TokensRevokeRequest\x1a#.micro.auth.v1.TokensRevokeResponse2\x9e\x01\n\x04Keys\x12M\n\x06Rotate\x12 .micro.auth.v1.KeysRotateRequest\x1a!.micro.auth.v1.KeysRotateResponse\x12G\n\x04List\x12\x1e.micro.auth.v1.KeysListRequest\x1a\x1f.micro.auth.v1.KeysListResponse2\xe4\x02\n\nNamespaces\x12Y\n\x06Create\x12&.micro.auth.v1.NamespacesCreateRequest\x1a\'.micro.auth.v1.NamespacesCreateResponse\x12S\n\x04List\x12$.micro.auth.v1.NamespacesListRequest\x1a%.micro.auth.v1.NamespacesListResponse\x12Y\n\x06Delete\x12&.micro.auth.v1.NamespacesDeleteRequest\x1a\'.micro.auth.v1.NamespacesDeleteResponse\x12K\n\x08SetQuota\x12\x1e.micro.auth.v1.SetQuotaRequest\x1a\x1f.micro.auth.v1.SetQuotaResponse2R\n\x05Audit\x12I\n\x04List\x12\x1f.micro.auth.v1.AuditListRequest\x1a .micro.auth.v1.AuditListResponse2Z\n\x06Policy\x12P\n\x05Watch\x12!.micro.auth.v1.PolicyWatchRequest\x1a".micro.auth.v1.PolicyWatchResponse0\x012K\n\x05Setup\x12B\n\x05Begin\x12\x1b.micro.auth.v1.BeginRequest\x1a\x1c.micro.auth.v1.BeginResponseb\x06proto3',
+    b'\n\x18micro/auth/v1/auth.proto\x12\rmicro.auth.v1"\x90\x02\n\x07Account\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n\x04type\x18\x03 \x01(\tR\x04type\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x16\n\x06scopes\x18\x05 \x03(\tR\x06scopes\x12@\n\x08metadata\x18\x06 \x03(\x0b2$.micro.auth.v1.Account.MetadataEntryR\x08metadata\x12\x18\n\x07created\x18\x07 \x01(\tR\x07created\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\x9e\x02\n\x0fGenerateRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n\x06secret\x18\x03 \x01(\tR\x06secret\x12\x16\n\x06scopes\x18\x04 \x03(\tR\x06scopes\x12\x12\n\x04type\x18\x05 \x01(\tR\x04type\x12H\n\x08metadata\x18\x06 \x03(\x0b2,.micro.auth.v1.GenerateRequest.MetadataEntryR\x08metadata\x12\x1c\n\tnamespace\x18\x07 \x01(\tR\tnamespace\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\\\n\x10GenerateResponse\x120\n\x07account\x18\x01 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret"&\n\x0eInspectRequest\x12\x14\n\x05token\x18\x01 \x01(\tR\x05token"]\n\x0fInspectResponse\x120\n\x07account\x18\x01 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account\x12\x18\n\x07expires\x18\x02 \x01(\tR\x07expires"y\n\x0cTokenRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\x12#\n\rrefresh_token\x18\x03 \x01(\tR\x0crefreshToken\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"\xe2\x01\n\rTokenResponse\x12!\n\x0caccess_token\x18\x01 \x01(\tR\x0baccessToken\x12#\n\rrefresh_token\x18\x02 \x01(\tR\x0crefreshToken\x12\x18\n\x07created\x18\x03 \x01(\tR\x07created\x12\x18\n\x07expires\x18\x04 \x01(\tR\x07expires\x120\n\x07account\x18\x05 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account\x12#\n\rservice_token\x18\x06 \x01(\tR\x0cserviceToken"d\n\x0eExplainRequest\x12\x18\n\x07account\x18\x01 \x01(\tR\x07account\x12\x1a\n\x08resource\x18\x02 \x01(\tR\x08resource\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"l\n\x0fExplainResponse\x12\x18\n\x07allowed\x18\x01 \x01(\x08R\x07allowed\x12\'\n\x04rule\x18\x02 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason"a\n\x13AccountsListRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x14\n\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x16\n\x06cursor\x18\x03 \x01(\tR\x06cursor"^\n\x14AccountsListResponse\x122\n\x08accounts\x18\x01 \x03(\x0b2\x16.micro.auth.v1.AccountR\x08accounts\x12\x12\n\x04next\x18\x02 \x01(\tR\x04next"C\n\x13AccountsReadRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"H\n\x14AccountsReadResponse\x120\n\x07account\x18\x01 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account"E\n\x15AccountsDeleteRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"\x18\n\x16AccountsDeleteResponse"\x81\x01\n\x13ChangeSecretRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n\nold_secret\x18\x02 \x01(\tR\toldSecret\x12\x1d\n\nnew_secret\x18\x03 \x01(\tR\tnewSecret\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace".\n\x14ChangeSecretResponse\x12\x16\n\x06secret\x18\x01 \x01(\tR\x06secret"[\n\x13UpdateScopesRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"H\n\x14UpdateScopesResponse\x120\n\x07account\x18\x01 \x01(\x0b2\x16.micro.auth.v1.AccountR\x07account"\xca\x01\n\x04Rule\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n\x05scope\x18\x02 \x01(\tR\x05scope\x123\n\x08resource\x18\x03 \x01(\x0b2\x17.micro.auth.v1.ResourceR\x08resource\x12-\n\x06access\x18\x04 \x01(\x0e2\x15.micro.auth.v1.AccessR\x06access\x12\x1a\n\x08priority\x18\x05 \x01(\x05R\x08priority\x12\x1c\n\tnamespace\x18\x06 \x01(\tR\tnamespace"N\n\x08Resource\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n\x08endpoint\x18\x03 \x01(\tR\x08endpoint"=\n\x12RulesCreateRequest\x12\'\n\x04rule\x18\x01 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule">\n\x13RulesCreateResponse\x12\'\n\x04rule\x18\x01 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule"=\n\x12RulesUpdateRequest\x12\'\n\x04rule\x18\x01 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule">\n\x13RulesUpdateResponse\x12\'\n\x04rule\x18\x01 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule"B\n\x12RulesDeleteRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"\x15\n\x13RulesDeleteResponse"0\n\x10RulesListRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace">\n\x11RulesListResponse\x12)\n\x05rules\x18\x01 \x03(\x0b2\x13.micro.auth.v1.RuleR\x05rules"\xbd\x01\n\x07Session\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07account\x18\x02 \x01(\tR\x07account\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x18\n\x07created\x18\x04 \x01(\tR\x07created\x12\x1c\n\trefreshed\x18\x05 \x01(\tR\trefreshed\x12\x18\n\x07expires\x18\x06 \x01(\tR\x07expires\x12\x18\n\x07address\x18\x07 \x01(\tR\x07address"K\n\x11TokensListRequest\x12\x18\n\x07account\x18\x01 \x01(\tR\x07account\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"H\n\x12TokensListResponse\x122\n\x08sessions\x18\x01 \x03(\x0b2\x16.micro.auth.v1.SessionR\x08sessions"g\n\x13TokensRevokeRequest\x12\x18\n\x07session\x18\x01 \x01(\tR\x07session\x12\x18\n\x07account\x18\x02 \x01(\tR\x07account\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"\x16\n\x14TokensRevokeResponse"\x13\n\x11KeysRotateRequest"&\n\x12KeysRotateResponse\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid"\x11\n\x0fKeysListRequest":\n\x10KeysListResponse\x12&\n\x04keys\x18\x01 \x03(\x0b2\x12.micro.auth.v1.KeyR\x04keys"\x95\x01\n\x03Key\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid\x12\x10\n\x03kty\x18\x02 \x01(\tR\x03kty\x12\x10\n\x03crv\x18\x03 \x01(\tR\x03crv\x12\x0c\n\x01x\x18\x04 \x01(\tR\x01x\x12\x0c\n\x01y\x18\x05 \x01(\tR\x01y\x12\x10\n\x03alg\x18\x06 \x01(\tR\x03alg\x12\x10\n\x03use\x18\x07 \x01(\tR\x03use\x12\x18\n\x07created\x18\x08 \x01(\tR\x07created"u\n\x05Quota\x12\x1a\n\x08services\x18\x01 \x01(\x05R\x08services\x12\x1c\n\tinstances\x18\x02 \x01(\x05R\tinstances\x12\x1a\n\x08requests\x18\x03 \x01(\x05R\x08requests\x12\x16\n\x06upload\x18\x04 \x01(\x03R\x06upload"e\n\tNamespace\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12*\n\x05quota\x18\x02 \x01(\x0b2\x14.micro.auth.v1.QuotaR\x05quota\x12\x18\n\x07created\x18\x03 \x01(\tR\x07created"-\n\x17NamespacesCreateRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name"R\n\x18NamespacesCreateResponse\x126\n\tnamespace\x18\x01 \x01(\x0b2\x18.micro.auth.v1.NamespaceR\tnamespace"\x17\n\x15NamespacesListRequest"R\n\x16NamespacesListResponse\x128\n\nnamespaces\x18\x01 \x03(\x0b2\x18.micro.auth.v1.NamespaceR\nnamespaces"C\n\x17NamespacesDeleteRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05force\x18\x02 \x01(\x08R\x05force"\x1a\n\x18NamespacesDeleteResponse"Q\n\x0fSetQuotaRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12*\n\x05quota\x18\x02 \x01(\x0b2\x14.micro.auth.v1.QuotaR\x05quota"J\n\x10SetQuotaResponse\x126\n\tnamespace\x18\x01 \x01(\x0b2\x18.micro.auth.v1.NamespaceR\tnamespace"`\n\x10AuditListRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x14\n\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x18\n\x07account\x18\x03 \x01(\tR\x07account"H\n\x11AuditListResponse\x123\n\x07entries\x18\x01 \x03(\x0b2\x19.micro.auth.v1.AuditEntryR\x07entries"\xb8\x01\n\nAuditEntry\x12\x12\n\x04time\x18\x01 \x01(\tR\x04time\x12\x14\n\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n\x06action\x18\x03 \x01(\tR\x06action\x12\x16\n\x06target\x18\x04 \x01(\tR\x06target\x12\x1c\n\tnamespace\x18\x05 \x01(\tR\tnamespace\x12\x18\n\x07address\x18\x06 \x01(\tR\x07address\x12\x18\n\x07outcome\x18\x07 \x01(\tR\x07outcome"\x14\n\x12PolicyWatchRequest"\xa9\x04\n\x13PolicyWatchResponse\x12A\n\x06action\x18\x01 \x01(\x0e2).micro.auth.v1.PolicyWatchResponse.ActionR\x06action\x12\x16\n\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x16\n\x06public\x18\x03 \x01(\x08R\x06public\x12&\n\x04keys\x18\x04 \x03(\x0b2\x12.micro.auth.v1.KeyR\x04keys\x12\'\n\x04rule\x18\x05 \x01(\x0b2\x13.micro.auth.v1.RuleR\x04rule\x129\n\nrevocation\x18\x06 \x01(\x0b2\x19.micro.auth.v1.RevocationR\nrevocation\x126\n\tnamespace\x18\x07 \x01(\x0b2\x18.micro.auth.v1.NamespaceR\tnamespace"\xda\x01\n\x06Action\x12\x16\n\x12ACTION_UNSPECIFIED\x10\x00\x12\x10\n\x0cACTION_RESET\x10\x01\x12\x11\n\rACTION_SYNCED\x10\x02\x12\x0f\n\x0bACTION_KEYS\x10\x03\x12\x0f\n\x0bACTION_RULE\x10\x04\x12\x17\n\x13ACTION_RULE_DELETED\x10\x05\x12\x12\n\x0eACTION_REVOKED\x10\x06\x12\x14\n\x10ACTION_NAMESPACE\x10\x07\x12\x1c\n\x18ACTION_NAMESPACE_DELETED\x10\x08\x12\x10\n\x0cACTION_ALIVE\x10\t"v\n\nRevocation\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n\x07account\x18\x02 \x01(\tR\x07account\x12\x18\n\x07session\x18\x03 \x01(\tR\x07session\x12\x16\n\x06before\x18\x04 \x01(\x01R\x06before"$\n\x0cBeginRequest\x12\x14\n\x05reset\x18\x01 \x01(\x08R\x05reset"o\n\rBeginResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\x126\n\x07session\x18\x03 \x01(\x0b2\x1c.micro.auth.v1.TokenResponseR\x07session*G\n\x06Access\x12\x16\n\x12ACCESS_UNSPECIFIED\x10\x00\x12\x12\n\x0eACCESS_GRANTED\x10\x01\x12\x11\n\rACCESS_DENIED\x10\x022\xab\x02\n\x04Auth\x12K\n\x08Generate\x12\x1e.micro.auth.v1.GenerateRequest\x1a\x1f.micro.auth.v1.GenerateResponse\x12H\n\x07Inspect\x12\x1d.micro.auth.v1.InspectRequest\x1a\x1e.micro.auth.v1.InspectResponse\x12B\n\x05Token\x12\x1b.micro.auth.v1.TokenRequest\x1a\x1c.micro.auth.v1.TokenResponse\x12H\n\x07Explain\x12\x1d.micro.auth.v1.ExplainRequest\x1a\x1e.micro.auth.v1.ExplainResponse2\xb5\x03\n\x08Accounts\x12O\n\x04List\x12".micro.auth.v1.AccountsListRequest\x1a#.micro.auth.v1.AccountsListResponse\x12O\n\x04Read\x12".micro.auth.v1.AccountsReadRequest\x1a#.micro.auth.v1.AccountsReadResponse\x12U\n\x06Delete\x12$.micro.auth.v1.AccountsDeleteRequest\x1a%.micro.auth.v1.AccountsDeleteResponse\x12W\n\x0cChangeSecret\x12".micro.auth.v1.ChangeSecretRequest\x1a#.micro.auth.v1.ChangeSecretResponse\x12W\n\x0cUpdateScopes\x12".micro.auth.v1.UpdateScopesRequest\x1a#.micro.auth.v1.UpdateScopesResponse2\xc5\x02\n\x05Rules\x12O\n\x06Create\x12!.micro.auth.v1.RulesCreateRequest\x1a".micro.auth.v1.RulesCreateResponse\x12O\n\x06Update\x12!.micro.auth.v1.RulesUpdateRequest\x1a".micro.auth.v1.RulesUpdateResponse\x12O\n\x06Delete\x12!.micro.auth.v1.RulesDeleteRequest\x1a".micro.auth.v1.RulesDeleteResponse\x12I\n\x04List\x12\x1f.micro.auth.v1.RulesListRequest\x1a .micro.auth.v1.RulesListResponse2\xa8\x01\n\x06Tokens\x12K\n\x04List\x12 .micro.auth.v1.TokensListRequest\x1a!.micro.auth.v1.TokensListResponse\x12Q\n\x06Revoke\x12".micro.auth.v1.TokensRevokeRequest\x1a#.micro.auth.v1.TokensRevokeResponse2\x9e\x01\n\x04Keys\x12M\n\x06Rotate\x12 .micro.auth.v1.KeysRotateRequest\x1a!.micro.auth.v1.KeysRotateResponse\x12G\n\x04List\x12\x1e.micro.auth.v1.KeysListRequest\x1a\x1f.micro.auth.v1.KeysListResponse2\xe4\x02\n\nNamespaces\x12Y\n\x06Create\x12&.micro.auth.v1.NamespacesCreateRequest\x1a\'.micro.auth.v1.NamespacesCreateResponse\x12S\n\x04List\x12$.micro.auth.v1.NamespacesListRequest\x1a%.micro.auth.v1.NamespacesListResponse\x12Y\n\x06Delete\x12&.micro.auth.v1.NamespacesDeleteRequest\x1a\'.micro.auth.v1.NamespacesDeleteResponse\x12K\n\x08SetQuota\x12\x1e.micro.auth.v1.SetQuotaRequest\x1a\x1f.micro.auth.v1.SetQuotaResponse2R\n\x05Audit\x12I\n\x04List\x12\x1f.micro.auth.v1.AuditListRequest\x1a .micro.auth.v1.AuditListResponse2Z\n\x06Policy\x12P\n\x05Watch\x12!.micro.auth.v1.PolicyWatchRequest\x1a".micro.auth.v1.PolicyWatchResponse0\x012K\n\x05Setup\x12B\n\x05Begin\x12\x1b.micro.auth.v1.BeginRequest\x1a\x1c.micro.auth.v1.BeginResponseb\x06proto3',
     [],
     {
         "Account": Account,

@@ -30,7 +30,7 @@ class RoutesRequest(Message[_RoutesRequestFields]):
 
     Attributes:
         namespace:
-            Only this namespace; empty means all.
+            Only this namespace; empty means all that the caller may see: every one for admins of "micro", else its own.
 
             ```proto
             string namespace = 1;

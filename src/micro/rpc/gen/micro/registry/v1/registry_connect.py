@@ -36,11 +36,15 @@ class Registry(Protocol):
 
     An instance registers itself with a lease and renews the lease before it ends. A lease that ends takes
     the instance out of the registry, and watchers learn of it as of any other change.
+
+    Accounts of another namespace are answered PERMISSION_DENIED, whatever they ask for; a namespace that there is none
+    of is NOT_FOUND.
     """
     async def get_service(self, request: GetServiceRequest, ctx: RequestContext[GetServiceRequest, GetServiceResponse], /) -> GetServiceResponse:
         """
         GetService returns every version of one service, with its nodes, endpoints and file descriptors.
-        Answers NOT_FOUND when no instance of that name is registered in the namespace.
+        Answers NOT_FOUND when no instance of that name is registered in the namespace. Core services are found from every
+        namespace; nothing else is looked for anywhere but in the one that is asked for.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -54,12 +58,15 @@ class Registry(Protocol):
     async def register(self, request: RegisterRequest, ctx: RequestContext[RegisterRequest, RegisterResponse], /) -> RegisterResponse:
         """
         Register adds the instance, or renews its lease when it is already there.
+        An account of a service may register that service only. Anything else needs the admin scope of the namespace, and
+        names of core services, as contracts of the packages "micro.*", an admin of "micro".
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def deregister(self, request: DeregisterRequest, ctx: RequestContext[DeregisterRequest, DeregisterResponse], /) -> DeregisterResponse:
         """
         Deregister removes an instance at once. Removing one that is not there succeeds.
+        Needs what Register needs.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -161,6 +168,9 @@ class RegistryClient(ConnectClient):
 
     An instance registers itself with a lease and renews the lease before it ends. A lease that ends takes
     the instance out of the registry, and watchers learn of it as of any other change.
+
+    Accounts of another namespace are answered PERMISSION_DENIED, whatever they ask for; a namespace that there is none
+    of is NOT_FOUND.
     """
     async def get_service(
         self,
@@ -171,7 +181,8 @@ class RegistryClient(ConnectClient):
     ) -> GetServiceResponse:
         """
         GetService returns every version of one service, with its nodes, endpoints and file descriptors.
-        Answers NOT_FOUND when no instance of that name is registered in the namespace.
+        Answers NOT_FOUND when no instance of that name is registered in the namespace. Core services are found from every
+        namespace; nothing else is looked for anywhere but in the one that is asked for.
         """
         return await self.execute_unary(
             request=request,
@@ -219,6 +230,8 @@ class RegistryClient(ConnectClient):
     ) -> RegisterResponse:
         """
         Register adds the instance, or renews its lease when it is already there.
+        An account of a service may register that service only. Anything else needs the admin scope of the namespace, and
+        names of core services, as contracts of the packages "micro.*", an admin of "micro".
         """
         return await self.execute_unary(
             request=request,
@@ -242,6 +255,7 @@ class RegistryClient(ConnectClient):
     ) -> DeregisterResponse:
         """
         Deregister removes an instance at once. Removing one that is not there succeeds.
+        Needs what Register needs.
         """
         return await self.execute_unary(
             request=request,
@@ -286,11 +300,15 @@ class RegistrySync(Protocol):
 
     An instance registers itself with a lease and renews the lease before it ends. A lease that ends takes
     the instance out of the registry, and watchers learn of it as of any other change.
+
+    Accounts of another namespace are answered PERMISSION_DENIED, whatever they ask for; a namespace that there is none
+    of is NOT_FOUND.
     """
     def get_service(self, request: GetServiceRequest, ctx: RequestContext[GetServiceRequest, GetServiceResponse], /) -> GetServiceResponse:
         """
         GetService returns every version of one service, with its nodes, endpoints and file descriptors.
-        Answers NOT_FOUND when no instance of that name is registered in the namespace.
+        Answers NOT_FOUND when no instance of that name is registered in the namespace. Core services are found from every
+        namespace; nothing else is looked for anywhere but in the one that is asked for.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -304,12 +322,15 @@ class RegistrySync(Protocol):
     def register(self, request: RegisterRequest, ctx: RequestContext[RegisterRequest, RegisterResponse], /) -> RegisterResponse:
         """
         Register adds the instance, or renews its lease when it is already there.
+        An account of a service may register that service only. Anything else needs the admin scope of the namespace, and
+        names of core services, as contracts of the packages "micro.*", an admin of "micro".
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def deregister(self, request: DeregisterRequest, ctx: RequestContext[DeregisterRequest, DeregisterResponse], /) -> DeregisterResponse:
         """
         Deregister removes an instance at once. Removing one that is not there succeeds.
+        Needs what Register needs.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -409,6 +430,9 @@ class RegistryClientSync(ConnectClientSync):
 
     An instance registers itself with a lease and renews the lease before it ends. A lease that ends takes
     the instance out of the registry, and watchers learn of it as of any other change.
+
+    Accounts of another namespace are answered PERMISSION_DENIED, whatever they ask for; a namespace that there is none
+    of is NOT_FOUND.
     """
     def get_service(
         self,
@@ -419,7 +443,8 @@ class RegistryClientSync(ConnectClientSync):
     ) -> GetServiceResponse:
         """
         GetService returns every version of one service, with its nodes, endpoints and file descriptors.
-        Answers NOT_FOUND when no instance of that name is registered in the namespace.
+        Answers NOT_FOUND when no instance of that name is registered in the namespace. Core services are found from every
+        namespace; nothing else is looked for anywhere but in the one that is asked for.
         """
         return self.execute_unary(
             request=request,
@@ -467,6 +492,8 @@ class RegistryClientSync(ConnectClientSync):
     ) -> RegisterResponse:
         """
         Register adds the instance, or renews its lease when it is already there.
+        An account of a service may register that service only. Anything else needs the admin scope of the namespace, and
+        names of core services, as contracts of the packages "micro.*", an admin of "micro".
         """
         return self.execute_unary(
             request=request,
@@ -490,6 +517,7 @@ class RegistryClientSync(ConnectClientSync):
     ) -> DeregisterResponse:
         """
         Deregister removes an instance at once. Removing one that is not there succeeds.
+        Needs what Register needs.
         """
         return self.execute_unary(
             request=request,

@@ -414,7 +414,7 @@ class ListServicesRequest(Message[_ListServicesRequestFields]):
 
     Attributes:
         namespace:
-            Namespace; empty means the caller's.
+            Namespace; empty means the caller's, "*" all, for admins of "micro".
 
             ```proto
             string namespace = 1;
@@ -446,7 +446,7 @@ class ListServicesResponse(Message[_ListServicesResponseFields]):
 
     Attributes:
         services:
-            The services, sorted by name and version.
+            The services, sorted by namespace, name and version.
 
             ```proto
             repeated micro.registry.v1.Service services = 1;
@@ -636,7 +636,7 @@ class WatchRequest(Message[_WatchRequestFields]):
             string name = 1;
             ```
         namespace:
-            Only this namespace; empty means all.
+            Only this namespace; empty means all that the caller may see: every one for admins of "micro", else its own.
 
             ```proto
             string namespace = 2;

@@ -19,7 +19,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import runtime_pb
-from .runtime_pb import CreateRequest, CreateResponse, DeleteRequest, DeleteResponse, LogsRequest, LogsResponse, ReadRequest, ReadResponse, UpdateRequest, UpdateResponse, UploadRequest, UploadResponse
+from .runtime_pb import CreateRequest, CreateResponse, DeleteRequest, DeleteResponse, LogsRequest, LogsResponse, PurgeRequest, PurgeResponse, ReadRequest, ReadResponse, UpdateRequest, UpdateResponse, UploadRequest, UploadResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
@@ -33,17 +33,22 @@ if TYPE_CHECKING:
 class Runtime(Protocol):
     """
     Runtime builds services from source, runs them, and keeps them running.
+
+    A service belongs to a namespace and to whoever created it. Accounts of another namespace are answered
+    PERMISSION_DENIED, whatever they ask for; a namespace that there is none of is NOT_FOUND. Limits of a namespace are
+    its quota: what goes beyond is answered RESOURCE_EXHAUSTED.
     """
     async def create(self, request: CreateRequest, ctx: RequestContext[CreateRequest, CreateResponse], /) -> CreateResponse:
         """
         Create builds and starts a service. Answers ALREADY_EXISTS when that name and version is there: Update replaces it.
         With `wait` it answers only once the service is routed, or FAILED_PRECONDITION with the reason and the last output.
+        Needs a user of the namespace, and for another version of a service its owner or an admin of the namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def read(self, request: ReadRequest, ctx: RequestContext[ReadRequest, ReadResponse], /) -> ReadResponse:
         """
-        Read lists services with their state, sorted by name and version.
+        Read lists services with their state, sorted by name and version, to every account of the namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -51,18 +56,28 @@ class Runtime(Protocol):
         """
         Update starts new code beside the old, moves the traffic once the new is ready, and drains the old.
         When the new code fails to build or to become ready, the old keeps serving and the answer says why.
+        Needs the service's owner or an admin of the namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def delete(self, request: DeleteRequest, ctx: RequestContext[DeleteRequest, DeleteResponse], /) -> DeleteResponse:
         """
         Delete drains and stops a service, and forgets it. Answers NOT_FOUND when it is not there.
+        Needs the service's owner or an admin of the namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def logs(self, request: LogsRequest, ctx: RequestContext[LogsRequest, LogsResponse], /) -> AsyncIterator[LogsResponse]:
         """
         Logs sends the last lines of a service's output, oldest first, and with `follow` what comes after them.
+        Every account of the namespace may read them; those of core services only admins of "micro".
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def purge(self, request: PurgeRequest, ctx: RequestContext[PurgeRequest, PurgeResponse], /) -> PurgeResponse:
+        """
+        Purge ends all services of a namespace and removes all that is kept for it: code, uploads, output.
+        Needs the admin scope of "micro". A namespace of which there is nothing is no error.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -139,6 +154,17 @@ class RuntimeASGIApplication(ConnectASGIApplication[Runtime]):
                     ),
                     function=svc.logs,
                 ),
+                "/micro.runtime.v1.Runtime/Purge": Endpoint.unary(
+                    method=MethodInfo(
+                        name="Purge",
+                        service_name="micro.runtime.v1.Runtime",
+                        input=PurgeRequest,
+                        output=PurgeResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.purge,
+                ),
             },
             interceptors=interceptors,
             read_max_bytes=read_max_bytes,
@@ -155,6 +181,10 @@ class RuntimeASGIApplication(ConnectASGIApplication[Runtime]):
 class RuntimeClient(ConnectClient):
     """
     Runtime builds services from source, runs them, and keeps them running.
+
+    A service belongs to a namespace and to whoever created it. Accounts of another namespace are answered
+    PERMISSION_DENIED, whatever they ask for; a namespace that there is none of is NOT_FOUND. Limits of a namespace are
+    its quota: what goes beyond is answered RESOURCE_EXHAUSTED.
     """
     async def create(
         self,
@@ -166,6 +196,7 @@ class RuntimeClient(ConnectClient):
         """
         Create builds and starts a service. Answers ALREADY_EXISTS when that name and version is there: Update replaces it.
         With `wait` it answers only once the service is routed, or FAILED_PRECONDITION with the reason and the last output.
+        Needs a user of the namespace, and for another version of a service its owner or an admin of the namespace.
         """
         return await self.execute_unary(
             request=request,
@@ -188,7 +219,7 @@ class RuntimeClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> ReadResponse:
         """
-        Read lists services with their state, sorted by name and version.
+        Read lists services with their state, sorted by name and version, to every account of the namespace.
         """
         return await self.execute_unary(
             request=request,
@@ -213,6 +244,7 @@ class RuntimeClient(ConnectClient):
         """
         Update starts new code beside the old, moves the traffic once the new is ready, and drains the old.
         When the new code fails to build or to become ready, the old keeps serving and the answer says why.
+        Needs the service's owner or an admin of the namespace.
         """
         return await self.execute_unary(
             request=request,
@@ -236,6 +268,7 @@ class RuntimeClient(ConnectClient):
     ) -> DeleteResponse:
         """
         Delete drains and stops a service, and forgets it. Answers NOT_FOUND when it is not there.
+        Needs the service's owner or an admin of the namespace.
         """
         return await self.execute_unary(
             request=request,
@@ -259,6 +292,7 @@ class RuntimeClient(ConnectClient):
     ) -> AsyncIterator[LogsResponse]:
         """
         Logs sends the last lines of a service's output, oldest first, and with `follow` what comes after them.
+        Every account of the namespace may read them; those of core services only admins of "micro".
         """
         return self.execute_server_stream(
             request=request,
@@ -273,21 +307,50 @@ class RuntimeClient(ConnectClient):
             headers=headers,
             timeout_ms=timeout_ms,
         )
+    async def purge(
+        self,
+        request: PurgeRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> PurgeResponse:
+        """
+        Purge ends all services of a namespace and removes all that is kept for it: code, uploads, output.
+        Needs the admin scope of "micro". A namespace of which there is nothing is no error.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Purge",
+                service_name="micro.runtime.v1.Runtime",
+                input=PurgeRequest,
+                output=PurgeResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
 
 class RuntimeSync(Protocol):
     """
     Runtime builds services from source, runs them, and keeps them running.
+
+    A service belongs to a namespace and to whoever created it. Accounts of another namespace are answered
+    PERMISSION_DENIED, whatever they ask for; a namespace that there is none of is NOT_FOUND. Limits of a namespace are
+    its quota: what goes beyond is answered RESOURCE_EXHAUSTED.
     """
     def create(self, request: CreateRequest, ctx: RequestContext[CreateRequest, CreateResponse], /) -> CreateResponse:
         """
         Create builds and starts a service. Answers ALREADY_EXISTS when that name and version is there: Update replaces it.
         With `wait` it answers only once the service is routed, or FAILED_PRECONDITION with the reason and the last output.
+        Needs a user of the namespace, and for another version of a service its owner or an admin of the namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def read(self, request: ReadRequest, ctx: RequestContext[ReadRequest, ReadResponse], /) -> ReadResponse:
         """
-        Read lists services with their state, sorted by name and version.
+        Read lists services with their state, sorted by name and version, to every account of the namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -295,18 +358,28 @@ class RuntimeSync(Protocol):
         """
         Update starts new code beside the old, moves the traffic once the new is ready, and drains the old.
         When the new code fails to build or to become ready, the old keeps serving and the answer says why.
+        Needs the service's owner or an admin of the namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def delete(self, request: DeleteRequest, ctx: RequestContext[DeleteRequest, DeleteResponse], /) -> DeleteResponse:
         """
         Delete drains and stops a service, and forgets it. Answers NOT_FOUND when it is not there.
+        Needs the service's owner or an admin of the namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def logs(self, request: LogsRequest, ctx: RequestContext[LogsRequest, LogsResponse], /) -> Iterator[LogsResponse]:
         """
         Logs sends the last lines of a service's output, oldest first, and with `follow` what comes after them.
+        Every account of the namespace may read them; those of core services only admins of "micro".
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def purge(self, request: PurgeRequest, ctx: RequestContext[PurgeRequest, PurgeResponse], /) -> PurgeResponse:
+        """
+        Purge ends all services of a namespace and removes all that is kept for it: code, uploads, output.
+        Needs the admin scope of "micro". A namespace of which there is nothing is no error.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -381,6 +454,17 @@ class RuntimeWSGIApplication(ConnectWSGIApplication):
                     ),
                     function=service.logs,
                 ),
+                "/micro.runtime.v1.Runtime/Purge": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="Purge",
+                        service_name="micro.runtime.v1.Runtime",
+                        input=PurgeRequest,
+                        output=PurgeResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=service.purge,
+                ),
             },
             interceptors=interceptors,
             read_max_bytes=read_max_bytes,
@@ -397,6 +481,10 @@ class RuntimeWSGIApplication(ConnectWSGIApplication):
 class RuntimeClientSync(ConnectClientSync):
     """
     Runtime builds services from source, runs them, and keeps them running.
+
+    A service belongs to a namespace and to whoever created it. Accounts of another namespace are answered
+    PERMISSION_DENIED, whatever they ask for; a namespace that there is none of is NOT_FOUND. Limits of a namespace are
+    its quota: what goes beyond is answered RESOURCE_EXHAUSTED.
     """
     def create(
         self,
@@ -408,6 +496,7 @@ class RuntimeClientSync(ConnectClientSync):
         """
         Create builds and starts a service. Answers ALREADY_EXISTS when that name and version is there: Update replaces it.
         With `wait` it answers only once the service is routed, or FAILED_PRECONDITION with the reason and the last output.
+        Needs a user of the namespace, and for another version of a service its owner or an admin of the namespace.
         """
         return self.execute_unary(
             request=request,
@@ -430,7 +519,7 @@ class RuntimeClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> ReadResponse:
         """
-        Read lists services with their state, sorted by name and version.
+        Read lists services with their state, sorted by name and version, to every account of the namespace.
         """
         return self.execute_unary(
             request=request,
@@ -455,6 +544,7 @@ class RuntimeClientSync(ConnectClientSync):
         """
         Update starts new code beside the old, moves the traffic once the new is ready, and drains the old.
         When the new code fails to build or to become ready, the old keeps serving and the answer says why.
+        Needs the service's owner or an admin of the namespace.
         """
         return self.execute_unary(
             request=request,
@@ -478,6 +568,7 @@ class RuntimeClientSync(ConnectClientSync):
     ) -> DeleteResponse:
         """
         Delete drains and stops a service, and forgets it. Answers NOT_FOUND when it is not there.
+        Needs the service's owner or an admin of the namespace.
         """
         return self.execute_unary(
             request=request,
@@ -501,6 +592,7 @@ class RuntimeClientSync(ConnectClientSync):
     ) -> Iterator[LogsResponse]:
         """
         Logs sends the last lines of a service's output, oldest first, and with `follow` what comes after them.
+        Every account of the namespace may read them; those of core services only admins of "micro".
         """
         return self.execute_server_stream(
             request=request,
@@ -515,6 +607,30 @@ class RuntimeClientSync(ConnectClientSync):
             headers=headers,
             timeout_ms=timeout_ms,
         )
+    def purge(
+        self,
+        request: PurgeRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> PurgeResponse:
+        """
+        Purge ends all services of a namespace and removes all that is kept for it: code, uploads, output.
+        Needs the admin scope of "micro". A namespace of which there is nothing is no error.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Purge",
+                service_name="micro.runtime.v1.Runtime",
+                input=PurgeRequest,
+                output=PurgeResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
 class Source(Protocol):
     """
     Source takes the code of services.
@@ -522,7 +638,7 @@ class Source(Protocol):
     async def upload(self, request: AsyncIterator[UploadRequest], ctx: RequestContext[UploadRequest, UploadResponse], /) -> UploadResponse:
         """
         Upload takes a gzip-compressed tar archive in pieces; the first message also carries the service's name.
-        Returns an id that Create and Update accept as source.
+        Returns an id that Create and Update accept as source, once, from the account that uploaded it, in that namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -581,7 +697,7 @@ class SourceClient(ConnectClient):
     ) -> UploadResponse:
         """
         Upload takes a gzip-compressed tar archive in pieces; the first message also carries the service's name.
-        Returns an id that Create and Update accept as source.
+        Returns an id that Create and Update accept as source, once, from the account that uploaded it, in that namespace.
         """
         return await self.execute_client_stream(
             request=request,
@@ -604,7 +720,7 @@ class SourceSync(Protocol):
     def upload(self, request: Iterator[UploadRequest], ctx: RequestContext[UploadRequest, UploadResponse], /) -> UploadResponse:
         """
         Upload takes a gzip-compressed tar archive in pieces; the first message also carries the service's name.
-        Returns an id that Create and Update accept as source.
+        Returns an id that Create and Update accept as source, once, from the account that uploaded it, in that namespace.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -661,7 +777,7 @@ class SourceClientSync(ConnectClientSync):
     ) -> UploadResponse:
         """
         Upload takes a gzip-compressed tar archive in pieces; the first message also carries the service's name.
-        Returns an id that Create and Update accept as source.
+        Returns an id that Create and Update accept as source, once, from the account that uploaded it, in that namespace.
         """
         return self.execute_client_stream(
             request=request,

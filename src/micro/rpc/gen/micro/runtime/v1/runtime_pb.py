@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from protobuf import DescFile
 
 
-_ServiceFields: TypeAlias = Literal["name", "version", "namespace", "source", "status", "error", "instances", "updated", "metadata"]
+_ServiceFields: TypeAlias = Literal["name", "version", "namespace", "source", "status", "error", "instances", "updated", "metadata", "owner"]
 
 class Service(Message[_ServiceFields]):
     """
@@ -83,9 +83,15 @@ class Service(Message[_ServiceFields]):
             ```proto
             map<string, string> metadata = 9;
             ```
+        owner:
+            Who created it: NAMESPACE/ID of the account; empty when that was before there were accounts.
+
+            ```proto
+            string owner = 10;
+            ```
     """
 
-    __slots__ = ("name", "version", "namespace", "source", "status", "error", "instances", "updated", "metadata")
+    __slots__ = ("name", "version", "namespace", "source", "status", "error", "instances", "updated", "metadata", "owner")
 
     if TYPE_CHECKING:
 
@@ -101,6 +107,7 @@ class Service(Message[_ServiceFields]):
             instances: list[Instance] | None = None,
             updated: str = "",
             metadata: dict[str, str] | None = None,
+            owner: str = "",
         ) -> None:
             pass
 
@@ -113,6 +120,7 @@ class Service(Message[_ServiceFields]):
         instances: list[Instance]
         updated: str
         metadata: dict[str, str]
+        owner: str
 
 _InstanceFields: TypeAlias = Literal["id", "address", "status", "pid", "restarts"]
 
@@ -518,6 +526,58 @@ class DeleteResponse(Message[_DeleteResponseFields]):
         ) -> None:
             pass
 
+_PurgeRequestFields: TypeAlias = Literal["namespace"]
+
+class PurgeRequest(Message[_PurgeRequestFields]):
+    """
+    PurgeRequest names the namespace.
+
+    ```proto
+    message micro.runtime.v1.PurgeRequest
+    ```
+
+    Attributes:
+        namespace:
+            Namespace; it has to be said.
+
+            ```proto
+            string namespace = 1;
+            ```
+    """
+
+    __slots__ = ("namespace",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            namespace: str = "",
+        ) -> None:
+            pass
+
+        namespace: str
+
+_PurgeResponseFields: TypeAlias = NoReturn
+
+class PurgeResponse(Message[_PurgeResponseFields]):
+    """
+    PurgeResponse is empty: nothing is left.
+
+    ```proto
+    message micro.runtime.v1.PurgeResponse
+    ```
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+        ) -> None:
+            pass
+
 _LogsRequestFields: TypeAlias = Literal["name", "version", "namespace", "lines", "follow"]
 
 class LogsRequest(Message[_LogsRequestFields]):
@@ -530,7 +590,7 @@ class LogsRequest(Message[_LogsRequestFields]):
 
     Attributes:
         name:
-            Name of the service, or of a core service.
+            Name of the service; that of a core service means the core service's, whatever the namespace.
 
             ```proto
             string name = 1;
@@ -788,7 +848,7 @@ class Status(Enum):
 
 
 _DESC = file_desc(
-    b'\n\x1emicro/runtime/v1/runtime.proto\x12\x10micro.runtime.v1"\x8b\x03\n\x07Service\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x16\n\x06source\x18\x04 \x01(\tR\x06source\x120\n\x06status\x18\x05 \x01(\x0e2\x18.micro.runtime.v1.StatusR\x06status\x12\x14\n\x05error\x18\x06 \x01(\tR\x05error\x128\n\tinstances\x18\x07 \x03(\x0b2\x1a.micro.runtime.v1.InstanceR\tinstances\x12\x18\n\x07updated\x18\x08 \x01(\tR\x07updated\x12C\n\x08metadata\x18\t \x03(\x0b2\'.micro.runtime.v1.Service.MetadataEntryR\x08metadata\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\x94\x01\n\x08Instance\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07address\x18\x02 \x01(\tR\x07address\x120\n\x06status\x18\x03 \x01(\x0e2\x18.micro.runtime.v1.StatusR\x06status\x12\x10\n\x03pid\x18\x04 \x01(\x03R\x03pid\x12\x1a\n\x08restarts\x18\x05 \x01(\x05R\x08restarts"\x87\x02\n\rCreateRequest\x123\n\x07service\x18\x01 \x01(\x0b2\x19.micro.runtime.v1.ServiceR\x07service\x12\x1b\n\tupload_id\x18\x02 \x01(\tR\x08uploadId\x12:\n\x03env\x18\x03 \x03(\x0b2(.micro.runtime.v1.CreateRequest.EnvEntryR\x03env\x12\x1c\n\tinstances\x18\x04 \x01(\x05R\tinstances\x12\x12\n\x04wait\x18\x05 \x01(\x08R\x04wait\x1a6\n\x08EnvEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"E\n\x0eCreateResponse\x123\n\x07service\x18\x01 \x01(\x0b2\x19.micro.runtime.v1.ServiceR\x07service"Y\n\x0bReadRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"E\n\x0cReadResponse\x125\n\x08services\x18\x01 \x03(\x0b2\x19.micro.runtime.v1.ServiceR\x08services"\x87\x02\n\rUpdateRequest\x123\n\x07service\x18\x01 \x01(\x0b2\x19.micro.runtime.v1.ServiceR\x07service\x12\x1b\n\tupload_id\x18\x02 \x01(\tR\x08uploadId\x12:\n\x03env\x18\x03 \x03(\x0b2(.micro.runtime.v1.UpdateRequest.EnvEntryR\x03env\x12\x1c\n\tinstances\x18\x04 \x01(\x05R\tinstances\x12\x12\n\x04wait\x18\x05 \x01(\x08R\x04wait\x1a6\n\x08EnvEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"E\n\x0eUpdateResponse\x123\n\x07service\x18\x01 \x01(\x0b2\x19.micro.runtime.v1.ServiceR\x07service"[\n\rDeleteRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"\x10\n\x0eDeleteResponse"\x87\x01\n\x0bLogsRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x14\n\x05lines\x18\x04 \x01(\x05R\x05lines\x12\x16\n\x06follow\x18\x05 \x01(\x08R\x06follow"x\n\x0cLogsResponse\x12\x1c\n\ttimestamp\x18\x01 \x01(\tR\ttimestamp\x12\x14\n\x05level\x18\x02 \x01(\tR\x05level\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x1a\n\x08instance\x18\x04 \x01(\tR\x08instance"U\n\rUploadRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n\x04data\x18\x03 \x01(\x0cR\x04data" \n\x0eUploadResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id*\xad\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATUS_PENDING\x10\x01\x12\x13\n\x0fSTATUS_BUILDING\x10\x02\x12\x13\n\x0fSTATUS_STARTING\x10\x03\x12\x12\n\x0eSTATUS_RUNNING\x10\x04\x12\x13\n\x0fSTATUS_STOPPING\x10\x05\x12\x12\n\x0eSTATUS_STOPPED\x10\x06\x12\x10\n\x0cSTATUS_ERROR\x10\x072\x80\x03\n\x07Runtime\x12K\n\x06Create\x12\x1f.micro.runtime.v1.CreateRequest\x1a .micro.runtime.v1.CreateResponse\x12E\n\x04Read\x12\x1d.micro.runtime.v1.ReadRequest\x1a\x1e.micro.runtime.v1.ReadResponse\x12K\n\x06Update\x12\x1f.micro.runtime.v1.UpdateRequest\x1a .micro.runtime.v1.UpdateResponse\x12K\n\x06Delete\x12\x1f.micro.runtime.v1.DeleteRequest\x1a .micro.runtime.v1.DeleteResponse\x12G\n\x04Logs\x12\x1d.micro.runtime.v1.LogsRequest\x1a\x1e.micro.runtime.v1.LogsResponse0\x012W\n\x06Source\x12M\n\x06Upload\x12\x1f.micro.runtime.v1.UploadRequest\x1a .micro.runtime.v1.UploadResponse(\x01b\x06proto3',
+    b'\n\x1emicro/runtime/v1/runtime.proto\x12\x10micro.runtime.v1"\xa1\x03\n\x07Service\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x16\n\x06source\x18\x04 \x01(\tR\x06source\x120\n\x06status\x18\x05 \x01(\x0e2\x18.micro.runtime.v1.StatusR\x06status\x12\x14\n\x05error\x18\x06 \x01(\tR\x05error\x128\n\tinstances\x18\x07 \x03(\x0b2\x1a.micro.runtime.v1.InstanceR\tinstances\x12\x18\n\x07updated\x18\x08 \x01(\tR\x07updated\x12C\n\x08metadata\x18\t \x03(\x0b2\'.micro.runtime.v1.Service.MetadataEntryR\x08metadata\x12\x14\n\x05owner\x18\n \x01(\tR\x05owner\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\x94\x01\n\x08Instance\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07address\x18\x02 \x01(\tR\x07address\x120\n\x06status\x18\x03 \x01(\x0e2\x18.micro.runtime.v1.StatusR\x06status\x12\x10\n\x03pid\x18\x04 \x01(\x03R\x03pid\x12\x1a\n\x08restarts\x18\x05 \x01(\x05R\x08restarts"\x87\x02\n\rCreateRequest\x123\n\x07service\x18\x01 \x01(\x0b2\x19.micro.runtime.v1.ServiceR\x07service\x12\x1b\n\tupload_id\x18\x02 \x01(\tR\x08uploadId\x12:\n\x03env\x18\x03 \x03(\x0b2(.micro.runtime.v1.CreateRequest.EnvEntryR\x03env\x12\x1c\n\tinstances\x18\x04 \x01(\x05R\tinstances\x12\x12\n\x04wait\x18\x05 \x01(\x08R\x04wait\x1a6\n\x08EnvEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"E\n\x0eCreateResponse\x123\n\x07service\x18\x01 \x01(\x0b2\x19.micro.runtime.v1.ServiceR\x07service"Y\n\x0bReadRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"E\n\x0cReadResponse\x125\n\x08services\x18\x01 \x03(\x0b2\x19.micro.runtime.v1.ServiceR\x08services"\x87\x02\n\rUpdateRequest\x123\n\x07service\x18\x01 \x01(\x0b2\x19.micro.runtime.v1.ServiceR\x07service\x12\x1b\n\tupload_id\x18\x02 \x01(\tR\x08uploadId\x12:\n\x03env\x18\x03 \x03(\x0b2(.micro.runtime.v1.UpdateRequest.EnvEntryR\x03env\x12\x1c\n\tinstances\x18\x04 \x01(\x05R\tinstances\x12\x12\n\x04wait\x18\x05 \x01(\x08R\x04wait\x1a6\n\x08EnvEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"E\n\x0eUpdateResponse\x123\n\x07service\x18\x01 \x01(\x0b2\x19.micro.runtime.v1.ServiceR\x07service"[\n\rDeleteRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"\x10\n\x0eDeleteResponse",\n\x0cPurgeRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace"\x0f\n\rPurgeResponse"\x87\x01\n\x0bLogsRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x14\n\x05lines\x18\x04 \x01(\x05R\x05lines\x12\x16\n\x06follow\x18\x05 \x01(\x08R\x06follow"x\n\x0cLogsResponse\x12\x1c\n\ttimestamp\x18\x01 \x01(\tR\ttimestamp\x12\x14\n\x05level\x18\x02 \x01(\tR\x05level\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x1a\n\x08instance\x18\x04 \x01(\tR\x08instance"U\n\rUploadRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n\x04data\x18\x03 \x01(\x0cR\x04data" \n\x0eUploadResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id*\xad\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATUS_PENDING\x10\x01\x12\x13\n\x0fSTATUS_BUILDING\x10\x02\x12\x13\n\x0fSTATUS_STARTING\x10\x03\x12\x12\n\x0eSTATUS_RUNNING\x10\x04\x12\x13\n\x0fSTATUS_STOPPING\x10\x05\x12\x12\n\x0eSTATUS_STOPPED\x10\x06\x12\x10\n\x0cSTATUS_ERROR\x10\x072\xca\x03\n\x07Runtime\x12K\n\x06Create\x12\x1f.micro.runtime.v1.CreateRequest\x1a .micro.runtime.v1.CreateResponse\x12E\n\x04Read\x12\x1d.micro.runtime.v1.ReadRequest\x1a\x1e.micro.runtime.v1.ReadResponse\x12K\n\x06Update\x12\x1f.micro.runtime.v1.UpdateRequest\x1a .micro.runtime.v1.UpdateResponse\x12K\n\x06Delete\x12\x1f.micro.runtime.v1.DeleteRequest\x1a .micro.runtime.v1.DeleteResponse\x12G\n\x04Logs\x12\x1d.micro.runtime.v1.LogsRequest\x1a\x1e.micro.runtime.v1.LogsResponse0\x01\x12H\n\x05Purge\x12\x1e.micro.runtime.v1.PurgeRequest\x1a\x1f.micro.runtime.v1.PurgeResponse2W\n\x06Source\x12M\n\x06Upload\x12\x1f.micro.runtime.v1.UploadRequest\x1a .micro.runtime.v1.UploadResponse(\x01b\x06proto3',
     [],
     {
         "Service": Service,
@@ -801,6 +861,8 @@ _DESC = file_desc(
         "UpdateResponse": UpdateResponse,
         "DeleteRequest": DeleteRequest,
         "DeleteResponse": DeleteResponse,
+        "PurgeRequest": PurgeRequest,
+        "PurgeResponse": PurgeResponse,
         "LogsRequest": LogsRequest,
         "LogsResponse": LogsResponse,
         "UploadRequest": UploadRequest,

@@ -14,8 +14,12 @@ from typing import Literal, TYPE_CHECKING, TypeAlias
 from protobuf import Message
 from protobuf._codegen import file_desc
 
+from ....type.v3 import percent_pb
+
 if TYPE_CHECKING:
     from protobuf import DescFile, Oneof
+
+    from ....type.v3.percent_pb import FractionalPercent
 
 
 _NodeFields: TypeAlias = Literal["id", "cluster"]
@@ -162,15 +166,50 @@ class HeaderValueOption(Message[_HeaderValueOptionFields]):
 
         header: HeaderValue | None
 
+_RuntimeFractionalPercentFields: TypeAlias = Literal["default_value"]
+
+class RuntimeFractionalPercent(Message[_RuntimeFractionalPercentFields]):
+    """
+    RuntimeFractionalPercent is a share of requests.
+
+    ```proto
+    message envoy.config.core.v3.RuntimeFractionalPercent
+    ```
+
+    Attributes:
+        default_value:
+            The share.
+
+            ```proto
+            optional envoy.type.v3.FractionalPercent default_value = 1;
+            ```
+    """
+
+    __slots__ = ("default_value",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            default_value: FractionalPercent | None = None,
+        ) -> None:
+            pass
+
+        default_value: FractionalPercent | None
+
 
 _DESC = file_desc(
-    b'\n\x1fenvoy/config/core/v3/base.proto\x12\x14envoy.config.core.v3"0\n\x04Node\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07cluster\x18\x02 \x01(\tR\x07cluster"@\n\nDataSource\x12%\n\rinline_string\x18\x03 \x01(\tH\x00R\x0cinlineStringB\x0b\n\tspecifier"5\n\x0bHeaderValue\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value"N\n\x11HeaderValueOption\x129\n\x06header\x18\x01 \x01(\x0b2!.envoy.config.core.v3.HeaderValueR\x06headerb\x06proto3',
-    [],
+    b'\n\x1fenvoy/config/core/v3/base.proto\x12\x14envoy.config.core.v3\x1a\x1benvoy/type/v3/percent.proto"0\n\x04Node\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07cluster\x18\x02 \x01(\tR\x07cluster"@\n\nDataSource\x12%\n\rinline_string\x18\x03 \x01(\tH\x00R\x0cinlineStringB\x0b\n\tspecifier"5\n\x0bHeaderValue\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value"N\n\x11HeaderValueOption\x129\n\x06header\x18\x01 \x01(\x0b2!.envoy.config.core.v3.HeaderValueR\x06header"a\n\x18RuntimeFractionalPercent\x12E\n\rdefault_value\x18\x01 \x01(\x0b2 .envoy.type.v3.FractionalPercentR\x0cdefaultValueb\x06proto3',
+    [
+        percent_pb.desc(),
+    ],
     {
         "Node": Node,
         "DataSource": DataSource,
         "HeaderValue": HeaderValue,
         "HeaderValueOption": HeaderValueOption,
+        "RuntimeFractionalPercent": RuntimeFractionalPercent,
     },
 )
 

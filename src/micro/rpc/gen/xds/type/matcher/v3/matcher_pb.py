@@ -14,15 +14,17 @@ from typing import Literal, TYPE_CHECKING, TypeAlias
 from protobuf import Message
 from protobuf._codegen import file_desc
 
+from . import string_pb
 from ....core.v3 import extension_pb
 
 if TYPE_CHECKING:
     from protobuf import DescFile, Oneof
 
     from ....core.v3.extension_pb import TypedExtensionConfig
+    from .string_pb import StringMatcher
 
 
-_MatcherFields: TypeAlias = Literal["matcher_tree", "on_no_match"]
+_MatcherFields: TypeAlias = Literal["matcher_list", "matcher_tree", "on_no_match"]
 
 class Matcher(Message[_MatcherFields]):
     """
@@ -34,7 +36,7 @@ class Matcher(Message[_MatcherFields]):
 
     Attributes:
         matcher_type:
-            We use trees only, never lists.
+            Exactly one.
 
             ```proto
             oneof matcher_type
@@ -54,12 +56,12 @@ class Matcher(Message[_MatcherFields]):
         def __init__(
             self,
             *,
-            matcher_type: Oneof[Literal["matcher_tree"], Matcher.MatcherTree] | None = None,
+            matcher_type: Oneof[Literal["matcher_list"], Matcher.MatcherList] | Oneof[Literal["matcher_tree"], Matcher.MatcherTree] | None = None,
             on_no_match: Matcher.OnMatch | None = None,
         ) -> None:
             pass
 
-        matcher_type: Oneof[Literal["matcher_tree"], Matcher.MatcherTree] | None
+        matcher_type: Oneof[Literal["matcher_list"], Matcher.MatcherList] | Oneof[Literal["matcher_tree"], Matcher.MatcherTree] | None
         on_no_match: Matcher.OnMatch | None
 
     _OnMatchFields: TypeAlias = Literal["matcher", "action"]
@@ -93,6 +95,182 @@ class Matcher(Message[_MatcherFields]):
                 pass
 
             on_match: Oneof[Literal["matcher"], Matcher] | Oneof[Literal["action"], TypedExtensionConfig] | None
+
+    _MatcherListFields: TypeAlias = Literal["matchers"]
+
+    class MatcherList(Message[_MatcherListFields]):
+        """
+        Conditions, tried from the first on.
+
+        ```proto
+        message xds.type.matcher.v3.Matcher.MatcherList
+        ```
+
+        Attributes:
+            matchers:
+                The first that holds decides.
+
+                ```proto
+                repeated xds.type.matcher.v3.Matcher.MatcherList.FieldMatcher matchers = 1;
+                ```
+        """
+
+        __slots__ = ("matchers",)
+
+        if TYPE_CHECKING:
+
+            def __init__(
+                self,
+                *,
+                matchers: list[Matcher.MatcherList.FieldMatcher] | None = None,
+            ) -> None:
+                pass
+
+            matchers: list[Matcher.MatcherList.FieldMatcher]
+
+        _PredicateFields: TypeAlias = Literal["single_predicate", "or_matcher", "and_matcher", "not_matcher"]
+
+        class Predicate(Message[_PredicateFields]):
+            """
+            What an input, or several, must be.
+
+            ```proto
+            message xds.type.matcher.v3.Matcher.MatcherList.Predicate
+            ```
+
+            Attributes:
+                match_type:
+                    Exactly one.
+
+                    ```proto
+                    oneof match_type
+                    ```
+            """
+
+            __slots__ = ("match_type",)
+
+            if TYPE_CHECKING:
+
+                def __init__(
+                    self,
+                    *,
+                    match_type: Oneof[Literal["single_predicate"], Matcher.MatcherList.Predicate.SinglePredicate] | Oneof[Literal["or_matcher"], Matcher.MatcherList.Predicate.PredicateList] | Oneof[Literal["and_matcher"], Matcher.MatcherList.Predicate.PredicateList] | Oneof[Literal["not_matcher"], Matcher.MatcherList.Predicate] | None = None,
+                ) -> None:
+                    pass
+
+                match_type: Oneof[Literal["single_predicate"], Matcher.MatcherList.Predicate.SinglePredicate] | Oneof[Literal["or_matcher"], Matcher.MatcherList.Predicate.PredicateList] | Oneof[Literal["and_matcher"], Matcher.MatcherList.Predicate.PredicateList] | Oneof[Literal["not_matcher"], Matcher.MatcherList.Predicate] | None
+
+            _SinglePredicateFields: TypeAlias = Literal["input", "value_match"]
+
+            class SinglePredicate(Message[_SinglePredicateFields]):
+                """
+                One input.
+
+                ```proto
+                message xds.type.matcher.v3.Matcher.MatcherList.Predicate.SinglePredicate
+                ```
+
+                Attributes:
+                    input:
+                        Which.
+
+                        ```proto
+                        optional xds.core.v3.TypedExtensionConfig input = 1;
+                        ```
+                    matcher:
+                        What it must be; an absent input is nothing.
+
+                        ```proto
+                        oneof matcher
+                        ```
+                """
+
+                __slots__ = ("input", "matcher")
+
+                if TYPE_CHECKING:
+
+                    def __init__(
+                        self,
+                        *,
+                        input: TypedExtensionConfig | None = None,
+                        matcher: Oneof[Literal["value_match"], StringMatcher] | None = None,
+                    ) -> None:
+                        pass
+
+                    input: TypedExtensionConfig | None
+                    matcher: Oneof[Literal["value_match"], StringMatcher] | None
+
+            _PredicateListFields: TypeAlias = Literal["predicate"]
+
+            class PredicateList(Message[_PredicateListFields]):
+                """
+                Several, at least two.
+
+                ```proto
+                message xds.type.matcher.v3.Matcher.MatcherList.Predicate.PredicateList
+                ```
+
+                Attributes:
+                    predicate:
+                        The conditions.
+
+                        ```proto
+                        repeated xds.type.matcher.v3.Matcher.MatcherList.Predicate predicate = 1;
+                        ```
+                """
+
+                __slots__ = ("predicate",)
+
+                if TYPE_CHECKING:
+
+                    def __init__(
+                        self,
+                        *,
+                        predicate: list[Matcher.MatcherList.Predicate] | None = None,
+                    ) -> None:
+                        pass
+
+                    predicate: list[Matcher.MatcherList.Predicate]
+
+        _FieldMatcherFields: TypeAlias = Literal["predicate", "on_match"]
+
+        class FieldMatcher(Message[_FieldMatcherFields]):
+            """
+            A condition and what follows from it.
+
+            ```proto
+            message xds.type.matcher.v3.Matcher.MatcherList.FieldMatcher
+            ```
+
+            Attributes:
+                predicate:
+                    The condition.
+
+                    ```proto
+                    optional xds.type.matcher.v3.Matcher.MatcherList.Predicate predicate = 1;
+                    ```
+                on_match:
+                    What follows.
+
+                    ```proto
+                    optional xds.type.matcher.v3.Matcher.OnMatch on_match = 2;
+                    ```
+            """
+
+            __slots__ = ("predicate", "on_match")
+
+            if TYPE_CHECKING:
+
+                def __init__(
+                    self,
+                    *,
+                    predicate: Matcher.MatcherList.Predicate | None = None,
+                    on_match: Matcher.OnMatch | None = None,
+                ) -> None:
+                    pass
+
+                predicate: Matcher.MatcherList.Predicate | None
+                on_match: Matcher.OnMatch | None
 
     _MatcherTreeFields: TypeAlias = Literal["input", "exact_match_map", "prefix_match_map"]
 
@@ -168,13 +346,19 @@ class Matcher(Message[_MatcherFields]):
 
 
 _DESC = file_desc(
-    b'\n!xds/type/matcher/v3/matcher.proto\x12\x13xds.type.matcher.v3\x1a\x1bxds/core/v3/extension.proto"\x88\x06\n\x07Matcher\x12M\n\x0cmatcher_tree\x18\x02 \x01(\x0b2(.xds.type.matcher.v3.Matcher.MatcherTreeH\x00R\x0bmatcherTree\x12D\n\x0bon_no_match\x18\x03 \x01(\x0b2$.xds.type.matcher.v3.Matcher.OnMatchR\tonNoMatch\x1a\x8c\x01\n\x07OnMatch\x128\n\x07matcher\x18\x01 \x01(\x0b2\x1c.xds.type.matcher.v3.MatcherH\x00R\x07matcher\x12;\n\x06action\x18\x02 \x01(\x0b2!.xds.core.v3.TypedExtensionConfigH\x00R\x06actionB\n\n\x08on_match\x1a\xc8\x03\n\x0bMatcherTree\x127\n\x05input\x18\x01 \x01(\x0b2!.xds.core.v3.TypedExtensionConfigR\x05input\x12[\n\x0fexact_match_map\x18\x02 \x01(\x0b21.xds.type.matcher.v3.Matcher.MatcherTree.MatchMapH\x00R\rexactMatchMap\x12]\n\x10prefix_match_map\x18\x03 \x01(\x0b21.xds.type.matcher.v3.Matcher.MatcherTree.MatchMapH\x00R\x0eprefixMatchMap\x1a\xb6\x01\n\x08MatchMap\x12L\n\x03map\x18\x01 \x03(\x0b2:.xds.type.matcher.v3.Matcher.MatcherTree.MatchMap.MapEntryR\x03map\x1a\\\n\x08MapEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12:\n\x05value\x18\x02 \x01(\x0b2$.xds.type.matcher.v3.Matcher.OnMatchR\x05value:\x028\x01B\x0b\n\ttree_typeB\x0e\n\x0cmatcher_typeb\x06proto3',
+    b'\n!xds/type/matcher/v3/matcher.proto\x12\x13xds.type.matcher.v3\x1a\x1bxds/core/v3/extension.proto\x1a xds/type/matcher/v3/string.proto"\x8c\x0e\n\x07Matcher\x12M\n\x0cmatcher_list\x18\x01 \x01(\x0b2(.xds.type.matcher.v3.Matcher.MatcherListH\x00R\x0bmatcherList\x12M\n\x0cmatcher_tree\x18\x02 \x01(\x0b2(.xds.type.matcher.v3.Matcher.MatcherTreeH\x00R\x0bmatcherTree\x12D\n\x0bon_no_match\x18\x03 \x01(\x0b2$.xds.type.matcher.v3.Matcher.OnMatchR\tonNoMatch\x1a\x8c\x01\n\x07OnMatch\x128\n\x07matcher\x18\x01 \x01(\x0b2\x1c.xds.type.matcher.v3.MatcherH\x00R\x07matcher\x12;\n\x06action\x18\x02 \x01(\x0b2!.xds.core.v3.TypedExtensionConfigH\x00R\x06actionB\n\n\x08on_match\x1a\xb2\x07\n\x0bMatcherList\x12Q\n\x08matchers\x18\x01 \x03(\x0b25.xds.type.matcher.v3.Matcher.MatcherList.FieldMatcherR\x08matchers\x1a\xab\x05\n\tPredicate\x12o\n\x10single_predicate\x18\x01 \x01(\x0b2B.xds.type.matcher.v3.Matcher.MatcherList.Predicate.SinglePredicateH\x00R\x0fsinglePredicate\x12a\n\nor_matcher\x18\x02 \x01(\x0b2@.xds.type.matcher.v3.Matcher.MatcherList.Predicate.PredicateListH\x00R\torMatcher\x12c\n\x0band_matcher\x18\x03 \x01(\x0b2@.xds.type.matcher.v3.Matcher.MatcherList.Predicate.PredicateListH\x00R\nandMatcher\x12U\n\x0bnot_matcher\x18\x04 \x01(\x0b22.xds.type.matcher.v3.Matcher.MatcherList.PredicateH\x00R\nnotMatcher\x1a\x9c\x01\n\x0fSinglePredicate\x127\n\x05input\x18\x01 \x01(\x0b2!.xds.core.v3.TypedExtensionConfigR\x05input\x12E\n\x0bvalue_match\x18\x02 \x01(\x0b2".xds.type.matcher.v3.StringMatcherH\x00R\nvalueMatchB\t\n\x07matcher\x1aa\n\rPredicateList\x12P\n\tpredicate\x18\x01 \x03(\x0b22.xds.type.matcher.v3.Matcher.MatcherList.PredicateR\tpredicateB\x0c\n\nmatch_type\x1a\xa1\x01\n\x0cFieldMatcher\x12P\n\tpredicate\x18\x01 \x01(\x0b22.xds.type.matcher.v3.Matcher.MatcherList.PredicateR\tpredicate\x12?\n\x08on_match\x18\x02 \x01(\x0b2$.xds.type.matcher.v3.Matcher.OnMatchR\x07onMatch\x1a\xc8\x03\n\x0bMatcherTree\x127\n\x05input\x18\x01 \x01(\x0b2!.xds.core.v3.TypedExtensionConfigR\x05input\x12[\n\x0fexact_match_map\x18\x02 \x01(\x0b21.xds.type.matcher.v3.Matcher.MatcherTree.MatchMapH\x00R\rexactMatchMap\x12]\n\x10prefix_match_map\x18\x03 \x01(\x0b21.xds.type.matcher.v3.Matcher.MatcherTree.MatchMapH\x00R\x0eprefixMatchMap\x1a\xb6\x01\n\x08MatchMap\x12L\n\x03map\x18\x01 \x03(\x0b2:.xds.type.matcher.v3.Matcher.MatcherTree.MatchMap.MapEntryR\x03map\x1a\\\n\x08MapEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12:\n\x05value\x18\x02 \x01(\x0b2$.xds.type.matcher.v3.Matcher.OnMatchR\x05value:\x028\x01B\x0b\n\ttree_typeB\x0e\n\x0cmatcher_typeb\x06proto3',
     [
         extension_pb.desc(),
+        string_pb.desc(),
     ],
     {
         "Matcher": Matcher,
         "Matcher.OnMatch": Matcher.OnMatch,
+        "Matcher.MatcherList": Matcher.MatcherList,
+        "Matcher.MatcherList.Predicate": Matcher.MatcherList.Predicate,
+        "Matcher.MatcherList.Predicate.SinglePredicate": Matcher.MatcherList.Predicate.SinglePredicate,
+        "Matcher.MatcherList.Predicate.PredicateList": Matcher.MatcherList.Predicate.PredicateList,
+        "Matcher.MatcherList.FieldMatcher": Matcher.MatcherList.FieldMatcher,
         "Matcher.MatcherTree": Matcher.MatcherTree,
         "Matcher.MatcherTree.MatchMap": Matcher.MatcherTree.MatchMap,
     },

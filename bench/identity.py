@@ -1,0 +1,135 @@
+"""What identity costs: a check in the service, a login, calls through `api` with and without a token, and all of it
+again beside ten thousand accounts and rules."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import operator
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+from bench import load, machine, processes
+from bench.rows import Row, paired, pin
+from micro.backends.jwt.tokens import JwtSigner
+from micro.backends.sqlite.identity import SqliteIdentity
+from micro.domain.account import Account
+from micro.domain.audience import Audience
+from micro.domain.rule import Access, Resource, Rule
+from micro.domain.token import Claims
+from micro.framework.guard import RuleGuard
+from micro.framework.policy import Policy
+from micro.rpc.context import Context
+from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
+from micro.rpc.tokens import JwtVerifier
+from micro.server.settings import Layout
+
+MANY = 10_000
+_ROUNDS = 6
+
+
+def identity() -> Iterator[Row]:
+    """What identity costs: calls with a token against calls without; service on one core, gateway and generator on the
+    other."""
+    yield Row("token check in the service, cached", _check(), "us", 10, at_most=True)
+    with processes.platform(MICRO_GATEWAY_WORKERS="1") as platform:
+        platform.cli("run", str(processes.CONTRACT))
+        yield Row("login", _login(platform), "ms", 150, at_most=True)
+        few = _rates(platform)
+        yield Row(
+            "anonymous call in a platform / outside of one", paired(operator.truediv, few[0], few[2]), "ratio", 0.95
+        )
+        yield Row("call with a token / anonymous, through api", paired(operator.truediv, few[3], few[1]), "ratio", 0.85)
+        platform.stop()
+        asyncio.run(_fill(platform))
+        platform.start()
+        platform.cli("status")
+        many = _rates(platform)
+        yield Row(
+            f"anonymous through api, {MANY:,} accounts and rules / none",
+            statistics.median(many[1]) / statistics.median(few[1]),
+            "ratio",
+            0.9,
+        )
+        yield Row(
+            f"with a token through api, {MANY:,} accounts and rules / none",
+            statistics.median(many[3]) / statistics.median(few[3]),
+            "ratio",
+            0.9,
+        )
+
+
+def _check() -> float:
+    """Microseconds that the guard takes for a token it has seen."""
+    signer, verifier, now = JwtSigner(), JwtVerifier(), time.time()
+    key = signer.generate(now)
+    public = signer.public(key)
+    policy = Policy(verifier)
+    policy.apply(pb.PolicyWatchResponse(action=pb.PolicyWatchResponse.Action.RESET, issuer="bench"))
+    policy.apply(
+        pb.PolicyWatchResponse(
+            action=pb.PolicyWatchResponse.Action.KEYS, keys=[pb.Key(kid=public.kid, x=public.x, y=public.y)]
+        )
+    )
+    policy.apply(pb.PolicyWatchResponse(action=pb.PolicyWatchResponse.Action.SYNCED))
+    claims = Claims(Account("ann", "micro", "Ann"), "bench", Audience.SERVICES, "token", "session", now, now + 900)
+    headers = {b"authorization": b"Bearer " + signer.sign(claims, key).encode()}
+    guard = RuleGuard("helloworld", "micro", policy)
+    endpoint = processes.echo_method()
+    count = 100_000
+    began = 0.0
+    for turn in range(count + 1):
+        if turn == 1:  # the first one learns it
+            began = time.perf_counter()
+        guard.admit(Context(endpoint, {"headers": []}, None), headers)
+    return (time.perf_counter() - began) / count * 1e6
+
+
+def _login(platform: processes.Platform) -> float:
+    """Median milliseconds of an exchange of id and secret for tokens, one connection for all."""
+    made = json.loads(platform.cli("auth", "create", "account", "bench", "-o", "json"))
+    script = processes.PROGRAMS / "login.py"
+    return float(platform.python(script, made["id"], made["secret"]))
+
+
+def _rates(platform: processes.Platform) -> list[list[float]]:
+    """Requests a second, round by round: straight to the service, through api, to a service outside of any platform,
+    and through api with a token."""
+    found = json.loads(platform.cli("services", "-o", "json"))
+    address = next(s["nodes"][0]["address"] for s in found if s["name"] == "helloworld")
+    token = platform.cli("user", "token").strip()
+    own, other = machine.cores()
+    pids = platform.pids()
+    pin({name: pid for name, pid in pids.items() if name == "api"}, other)
+    pin({name: pid for name, pid in pids.items() if name != "api"}, own)
+    rates: list[list[float]] = [[], [], [], []]
+    with processes.asgi("main:app", folder=processes.CONTRACT) as outside:
+        targets = ((address, ""), (platform.api, ""), (outside, ""), (platform.api, token))
+        for number in range(_ROUNDS):
+            for (where, shown), into in zip(targets, rates, strict=True):
+                run = load.run(
+                    f"http://{where}/helloworld/call",
+                    b'{"name":"Ann"}',
+                    content_type="application/json",
+                    count=15_000,
+                    core=other,
+                    token=shown,
+                )
+                if run.failed:
+                    raise SystemExit(f"bench: {run.failed} requests failed")
+                if number:  # the first round warms up
+                    into.append(run.rate)
+    return rates
+
+
+async def _fill(platform: processes.Platform) -> None:
+    """Many accounts and rules, put where auth finds them when it starts. Their secrets are none: nobody logs in."""
+    store = SqliteIdentity(Layout(platform.home).identity)
+    async with AsyncExitStack() as stack:
+        await store.start(stack)
+        for number in range(MANY):
+            await store.create_account(Account(f"user-{number}", "micro", f"User {number}"), "")
+            about = Resource("service", f"service-{number}", "*")
+            await store.create_rule(Rule(f"rule-{number}", "micro", "staff", about, Access.GRANTED, number % 100))

@@ -1,0 +1,1 @@
+"""Ports over argon2, the hash for secrets (RFC 9106)."""

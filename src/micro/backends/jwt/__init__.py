@@ -1,0 +1,1 @@
+"""Ports over JSON Web Tokens (RFC 7519)."""

@@ -1,0 +1,18 @@
+"""Keeping secrets without knowing them: as hashes that are slow to try."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+
+class SecretHasher(ABC):
+    """Slow on purpose; the loop goes on meanwhile."""
+
+    @abstractmethod
+    async def hash(self, secret: str) -> str:
+        """What to store. Another one each time, so that equal secrets cannot be told."""
+
+    @abstractmethod
+    async def verify(self, hashed: str | None, secret: str) -> bool:
+        """Whether the hash is of this secret. Without a hash the same work is done, and the answer is no: nobody
+        learns from the time that it takes whether there was one."""

@@ -1,0 +1,78 @@
+"""How state is changed: one change of a thing after the other, each to its end, and each at a moment of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from micro.domain import errors
+from micro.domain.token import SKEW_SECONDS
+from micro.ports.background import OwnedTasks
+
+T = TypeVar("T")
+
+log = logging.getLogger("micro.auth")
+
+_STEP = 1e-6
+
+
+class Moments:
+    """Seconds since 1970, to the microsecond, each later than the last one, so that "made before" is never in doubt.
+
+    Follows a clock that is set back by more than tokens allow for.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._last = 0.0
+
+    def now(self) -> float:
+        """The time, which may be the same twice."""
+        return self._now()
+
+    def next(self) -> float:
+        """A moment after all that were given before."""
+        now = self._now()
+        if self._last - SKEW_SECONDS <= now <= self._last:
+            now = self._last + _STEP
+        self._last = round(now, 6)
+        return self._last
+
+
+class Changes:
+    """What is stored must be told too, even when whoever asked for it has gone in between."""
+
+    def __init__(self) -> None:
+        self._tasks = OwnedTasks()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        await self._tasks.start(stack)
+
+    async def run(self, subject: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work when no other about the subject is going on, and return what it does. It is not cancelled."""
+        done = await asyncio.shield(self._tasks.spawn(self._alone(subject, work), f"changing {subject}"))
+        if isinstance(done, errors.Error):
+            raise done
+        return done
+
+    def later(self, subject: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work in its turn, as `run` does; nobody waits for it."""
+        self._tasks.spawn(self._reported(subject, work), f"changing {subject}")
+
+    async def _alone(self, subject: str, work: Callable[[], Awaitable[T]]) -> T | errors.Error:
+        """An answer other than success is no fault of the task's."""
+        async with self._locks.setdefault(subject, asyncio.Lock()):
+            try:
+                return await work()
+            except errors.Error as error:
+                return error
+
+    async def _reported(self, subject: str, work: Callable[[], Awaitable[None]]) -> None:
+        if (failed := await self._alone(subject, work)) is not None:
+            log.warning("%s could not be changed: %s", subject, failed)

@@ -1,0 +1,132 @@
+"""Rules: made, changed and told; and why one decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from micro.domain import access, errors, names, rule
+from micro.domain.account import Account
+from micro.domain.rule import ANY_ACCOUNT, ANY_NAMESPACE, ANYONE, Access, Resource, Rule
+from micro.ports import identity
+from micro.ports.identity import IdentityStore
+from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
+from micro.rpc.gen.micro.auth.v1.auth_connect import Rules
+from micro.services import _auth_caller as caller
+from micro.services import _auth_core as core
+from micro.services import _auth_messages as messages
+from micro.services._auth_changes import Changes, Moments
+from micro.services.auth_policy import Feed
+
+MOST = 20_000
+"""Rules of one namespace: each of its services holds them all."""
+
+
+class RulesHandler(Rules):
+    """The handler of `micro.auth.v1.Rules`."""
+
+    def __init__(self, store: IdentityStore, feed: Feed, changes: Changes, moments: Moments) -> None:
+        self._store = store
+        self._feed = feed
+        self._changes = changes
+        self._moments = moments
+
+    async def create(self, request: pb.RulesCreateRequest, ctx: Any) -> pb.RulesCreateResponse:
+        wanted = _requested(request.rule, ctx, self._feed)
+        entry = caller.entry(ctx, self._moments.now(), "rule.create", wanted.id, wanted.namespace)
+
+        async def change() -> None:
+            if self._feed.rule_count(wanted.namespace) >= MOST:
+                raise errors.resource_exhausted(f"namespace {wanted.namespace} has {MOST} rules, the most: delete some")
+            await self._store.create_rule(wanted, entry)
+            self._feed.put_rule(wanted)
+
+        await self._changes.run(_subject(wanted.namespace), change)
+        return pb.RulesCreateResponse(rule=messages.to_rule(wanted))
+
+    async def update(self, request: pb.RulesUpdateRequest, ctx: Any) -> pb.RulesUpdateResponse:
+        wanted = _requested(request.rule, ctx, self._feed)
+        entry = caller.entry(ctx, self._moments.now(), "rule.update", wanted.id, wanted.namespace)
+
+        async def change() -> None:
+            await self._store.replace_rule(wanted, entry)
+            self._feed.put_rule(wanted)
+
+        await self._changes.run(_subject(wanted.namespace), change)
+        return pb.RulesUpdateResponse(rule=messages.to_rule(wanted))
+
+    async def delete(self, request: pb.RulesDeleteRequest, ctx: Any) -> pb.RulesDeleteResponse:
+        namespace, id = caller.administered(ctx, request.namespace, self._feed), request.id  # noqa: A001 - what it is
+        if id == rule.BUILT_IN:
+            raise errors.failed_precondition(
+                "the built-in rule cannot be deleted: create one of a higher priority, which decides before it"
+            )
+        entry = caller.entry(ctx, self._moments.now(), "rule.delete", id[:200], namespace)
+
+        async def change() -> None:
+            await self._store.delete_rule(namespace, id, entry)
+            self._feed.drop_rule(namespace, id)
+
+        await self._changes.run(_subject(namespace), change)
+        return pb.RulesDeleteResponse()
+
+    async def list(self, request: pb.RulesListRequest, ctx: Any) -> pb.RulesListResponse:
+        namespace = caller.administered(ctx, request.namespace, self._feed)
+        return pb.RulesListResponse(rules=[messages.to_rule(found) for found in self._feed.rules(namespace)])
+
+    async def explain(self, request: pb.ExplainRequest, ctx: Any) -> pb.ExplainResponse:
+        """`Auth.Explain`."""
+        namespace = caller.administered(ctx, request.namespace, self._feed)
+        resource = rule.resource(request.resource, exact=True)
+        account = await self._account(namespace, request.account) if request.account else None
+        if resource.name.lower() in names.CORE_SERVICES:
+            return _explain_core(resource, account, namespace)
+        decision = rule.decide(self._feed.rules(namespace), account, resource)
+        return pb.ExplainResponse(
+            allowed=decision.allowed,
+            rule=messages.to_rule(decision.rule) if decision.rule else None,
+            reason=_reason(decision.rule, account),
+        )
+
+    async def _account(self, namespace: str, id: str) -> Account:  # noqa: A002
+        if core.reserved(namespace, id):
+            return core.account(id)
+        found = await self._store.account(namespace, id)
+        if found is None:
+            raise identity.no_account(namespace, id)
+        return found
+
+
+def _subject(namespace: str) -> str:
+    return f"rules of {namespace}"
+
+
+def _requested(asked: pb.Rule | None, ctx: Any, feed: Feed) -> Rule:
+    if asked is None:
+        raise errors.invalid_argument("rule is missing: say what it is about")
+    return rule.checked(messages.from_rule(asked, caller.administered(ctx, asked.namespace, feed)))
+
+
+def _reason(deciding: Rule | None, account: Account | None) -> str:
+    who = str(account) if account else "a caller without an account"
+    if deciding is None:
+        return f"denied: no rule is about {who} there"
+    about = {
+        ANYONE: "anyone",
+        ANY_ACCOUNT: f"any account of namespace {deciding.namespace}",
+        ANY_NAMESPACE: "any account of any namespace",
+    }.get(deciding.scope, f"accounts with scope {deciding.scope!r}")
+    verb = "grants" if deciding.access is Access.GRANTED else "denies"
+    return f"rule {deciding.id!r} of priority {deciding.priority} {verb} {deciding.resource} to {about}, so to {who}"
+
+
+def _explain_core(resource: Resource, account: Account | None, namespace: str) -> pb.ExplainResponse:
+    """Rules are not about the platform's own services."""
+    wanted = f"/micro.{resource.name}.v1.{resource.endpoint.replace('.', '/')}".lower()
+    path = next((path for path in access.NEEDS if path.lower() == wanted), None)
+    if path is None:
+        return pb.ExplainResponse(reason=f"denied: service {resource.name} has no endpoint {resource.endpoint}")
+    try:
+        access.check(path, account, namespace)
+    except errors.Error as error:
+        return pb.ExplainResponse(reason=f"denied: {error}")
+    return pb.ExplainResponse(allowed=True, reason=f"granted: {path} is for {access.NEEDS[path].value}")

@@ -1,0 +1,241 @@
+"""Sessions: what begins with a login, goes on by refresh tokens that serve once, and ends at once for everybody."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+from micro.domain import errors, token
+from micro.domain.account import Account
+from micro.domain.audience import Audience
+from micro.ports import identity
+from micro.ports.identity import Entry, IdentityStore, RefreshTokenReusedError, Revoked, Session
+from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
+from micro.rpc.gen.micro.auth.v1.auth_connect import Tokens
+from micro.services import _auth_caller as caller
+from micro.services import _auth_messages as messages
+from micro.services._auth_changes import Changes, Moments
+from micro.services.auth_keys import Keyring
+from micro.services.auth_policy import Feed
+
+_LONGEST_REFRESH = 128
+"""Characters of a refresh token."""
+
+MOST = 100
+"""Sessions of one account: a service that crashes and logs in again, for ever, leaves no more behind."""
+
+
+class Sessions:
+    """Makes tokens and takes them back.
+
+    A session's id, and its refresh tokens, begin with the account's tag. Whatever makes or revokes tokens of an account
+    happens one after the other by that tag, so that no token can slip past a revocation.
+    """
+
+    def __init__(self, store: IdentityStore, keyring: Keyring, feed: Feed, changes: Changes, moments: Moments) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._feed = feed
+        self._changes = changes
+        self._moments = moments
+
+    async def tag(self, namespace: str, id: str) -> str:  # noqa: A002 - what it is
+        """The tag of an account; empty for one that is not stored."""
+        found = await self._store.secret(namespace, id)
+        return tag(found[1]) if found is not None and found[0].id == id else ""
+
+    async def open(self, account: Account, hashed: str, address: str) -> pb.TokenResponse:
+        """Begin a session for an account whose secret has just been proven against that hash.
+
+        Raises:
+            Error: UNAUTHENTICATED when account or secret are others by now.
+        """
+
+        async def change() -> pb.TokenResponse:
+            found = await self._store.secret(account.namespace, account.id)
+            if found is None or found[1] != hashed:
+                raise refused()
+            now = self._moments.next()
+            session_id = tag(hashed) + secrets.token_hex(8)
+            refresh = _refresh_token(session_id)
+            entry = Entry(now, str(account), "login", str(account), account.namespace, address)
+            session = Session(
+                id=session_id,
+                account=account.id,
+                namespace=account.namespace,
+                current=_digest(refresh),
+                created=now,
+                refreshed=now,
+                expires=now + token.REFRESH_SECONDS,
+                address=address,
+            )
+            response = self._issue(found[0], session_id, refresh, now)
+            await self._store.open_session(session, entry)
+            await self._make_room(session)
+            return response
+
+        return await self._changes.run(_subject(tag(hashed)), change)
+
+    async def _make_room(self, opened: Session) -> None:
+        """End the account's sessions beyond MOST: those that were left alone for longest, never the one just opened."""
+        found = await self._store.sessions(opened.namespace, opened.account)
+        others = sorted((each for each in found if each.id != opened.id), key=lambda each: each.refreshed)
+        for each in others[: max(0, len(found) - MOST)]:
+            revoked = self.revoked(each.namespace, each.id)
+            who = f"{each.namespace}/{each.account}"
+            entry = Entry(revoked.before, who, "session.end", each.id, each.namespace, opened.address, "one too many")
+            await self._store.end_sessions(each.namespace, revoked, entry, session=each.id)
+            self.tell([revoked])
+
+    def issue(self, account: Account) -> pb.TokenResponse:
+        """Access tokens alone, for an account that is not stored."""
+        return self._issue(account, "", "", self._moments.next())
+
+    async def refresh(self, shown: str, address: str) -> pb.TokenResponse:
+        """The next tokens. Raises UNAUTHENTICATED; when the token has served before, the session has ended."""
+        if len(shown) > _LONGEST_REFRESH:
+            raise _expired()
+
+        async def change() -> pb.TokenResponse:
+            now = self._moments.next()
+            session_tag = shown[: token.TAG]
+            fresh = _refresh_token(session_tag)
+            try:
+                session = await self._store.rotate(_digest(shown), _digest(fresh), now, now + token.REFRESH_SECONDS)
+            except RefreshTokenReusedError as error:
+                await self._stolen(error.session, address)
+                raise _expired() from None
+            account = None if session is None else await self._store.account(session.namespace, session.account)
+            if session is None or account is None:
+                raise _expired()
+            return self._issue(account, session.id, fresh, now)
+
+        return await self._changes.run(_subject(shown), change)
+
+    def revoked(self, namespace: str, session: str) -> Revoked:
+        """That tokens until now of a session, or of all sessions with a tag, are refused. To be made in a change of
+        that subject, stored, and passed to `tell`."""
+        now = self._moments.next()
+        until = now + token.ACCESS_SECONDS + 2 * token.SKEW_SECONDS
+        return Revoked(namespace, "", session, before=now, until=until)
+
+    def tell(self, revoked: Iterable[Revoked]) -> None:
+        """Have everybody refuse them. They have been stored."""
+        self._feed.revoke(revoked, self._moments.now())
+
+    async def end(self, namespace: str, session: str, account: str, entry: Entry) -> None:
+        """End a session, only if it is the account's where one is given. Raises NOT_FOUND."""
+
+        async def change() -> None:
+            revoked = self.revoked(namespace, session)
+            if not await self._store.end_sessions(namespace, revoked, entry, session=session, account=account):
+                raise errors.not_found(f"there is no session {session[:64]} in namespace {namespace}: it has ended")
+            self.tell([revoked])
+
+        await self._changes.run(_subject(session), change)
+
+    async def end_all(self, namespace: str, account: str, entry: Entry) -> None:
+        """End all sessions of an account. Raises NOT_FOUND when there is no such account."""
+        account_tag = await self.tag(namespace, account)
+        if not account_tag:
+            raise identity.no_account(namespace, account)
+
+        async def change() -> None:
+            revoked = self.revoked(namespace, account_tag)
+            await self._store.end_sessions(namespace, revoked, entry, account=account)
+            self.tell([revoked])
+
+        await self._changes.run(_subject(account_tag), change)
+
+    async def list(self, namespace: str, account: str) -> list[Session]:
+        """Those that have not ended, the newest first; of all accounts for none."""
+        now = self._moments.now()
+        return [found for found in await self._store.sessions(namespace, account) if found.expires > now]
+
+    async def _stolen(self, session: Session, address: str) -> None:
+        """Two have the same refresh token, and one of them should not: neither goes on."""
+        revoked = self.revoked(session.namespace, session.id)
+        who = f"{session.namespace}/{session.account}"
+        entry = Entry(revoked.before, "", "session.reuse", who, session.namespace, address, "revoked")
+        await self._store.end_sessions(session.namespace, revoked, entry, session=session.id)
+        self.tell([revoked])
+
+    def _sign(self, account: Account, audience: Audience, session: str, now: float) -> str:
+        jti, expires = secrets.token_hex(16), now + token.ACCESS_SECONDS
+        return self._keyring.sign(token.Claims(account, self._feed.issuer, audience, jti, session, now, expires))
+
+    def _issue(self, account: Account, session: str, refresh: str, now: float) -> pb.TokenResponse:
+        return pb.TokenResponse(
+            access_token=self._sign(account, Audience.PLATFORM, session, now),
+            service_token=self._sign(account, Audience.SERVICES, session, now),
+            refresh_token=refresh,
+            created=messages.rfc3339(now),
+            expires=messages.rfc3339(now + token.ACCESS_SECONDS),
+            account=messages.to_account(account),
+        )
+
+
+class TokensHandler(Tokens):
+    """The handler of `micro.auth.v1.Tokens`."""
+
+    def __init__(self, sessions: Sessions, feed: Feed, moments: Moments) -> None:
+        self._sessions = sessions
+        self._feed = feed
+        self._moments = moments
+
+    async def list(self, request: pb.TokensListRequest, ctx: Any) -> pb.TokensListResponse:
+        if request.account == "*":
+            namespace, account = caller.administered(ctx, request.namespace, self._feed), ""
+        else:
+            namespace, account = caller.own_or_administered(ctx, request.namespace, request.account, self._feed)
+        found = await self._sessions.list(namespace, account)
+        return pb.TokensListResponse(sessions=[messages.to_session(session) for session in found])
+
+    async def revoke(self, request: pb.TokensRevokeRequest, ctx: Any) -> pb.TokensRevokeResponse:
+        wanted = request.account
+        namespace = caller.within(ctx, request.namespace, self._feed)
+        if request.session and not wanted and ctx.account.administers(namespace):
+            account = ""  # an admin need not know whose it is
+        else:
+            namespace, account = caller.own_or_administered(ctx, request.namespace, wanted, self._feed)
+        target = request.session or f"{namespace}/{account}"
+        entry = caller.entry(ctx, self._moments.now(), "session.revoke", target, namespace)
+        if request.session:
+            await self._sessions.end(namespace, request.session, account, entry)
+        else:
+            await self._sessions.end_all(namespace, account, entry)
+        return pb.TokensRevokeResponse()
+
+
+def tag(hashed: str) -> str:
+    """What the sessions of an account begin with as long as it has this secret: says nothing about either, since the
+    hash has a salt that nobody sees."""
+    return hashlib.sha256(hashed.encode()).hexdigest()[: token.TAG]
+
+
+def subject(account_tag: str) -> str:
+    """What a change of an account's tokens is about."""
+    return f"account {account_tag}"
+
+
+def refused() -> errors.Error:
+    """What everybody is told whose login does not fit, whatever the cause."""
+    return errors.unauthenticated("id and secret do not fit: check both, and the namespace")
+
+
+def _subject(begins_with_tag: str) -> str:
+    return subject(begins_with_tag[: token.TAG])
+
+
+def _expired() -> errors.Error:
+    return errors.unauthenticated("the session has ended: log in again")
+
+
+def _refresh_token(session: str) -> str:
+    return session[: token.TAG] + secrets.token_urlsafe(32)
+
+
+def _digest(refresh: str) -> bytes:
+    return hashlib.sha256(refresh.encode()).digest()

@@ -1,0 +1,309 @@
+"""A request for every endpoint of the core services that goes through, were it not for who sends it: what it is about
+is there, belongs to the tenant, and is made anew where the call takes it away."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from isolation_world import SECRET, SHARED, World, announced, archive
+
+from micro.rpc.gen.envoy.service.discovery.v3 import discovery_pb
+from micro.rpc.gen.grpc.health.v1 import health_pb
+from micro.rpc.gen.grpc.reflection.v1 import reflection_pb
+from micro.rpc.gen.grpc.reflection.v1alpha import reflection_pb as reflection_alpha_pb
+from micro.rpc.gen.micro.auth.v1 import auth_pb as auth
+from micro.rpc.gen.micro.network.v1 import network_pb as network
+from micro.rpc.gen.micro.registry.v1 import registry_pb as registry
+from micro.rpc.gen.micro.runtime.v1 import runtime_pb as runtime
+
+_A, _R, _N, _U = "/micro.auth.v1.", "/micro.registry.v1.Registry/", "/micro.network.v1.Network/", "/micro.runtime.v1."
+
+
+@dataclass(frozen=True)
+class About:
+    """What one call is about.
+
+    Attributes:
+        tenant: whose things.
+        field: what goes into the request's field of that name: the tenant, or nothing where a header names it.
+        caller: id and namespace of who calls; empty for nobody.
+    """
+
+    world: World
+    tenant: str
+    field: str
+    caller: tuple[str, str]
+
+    @property
+    def ann(self) -> str:
+        """The tenant's user, who is also the one that calls as such."""
+        return f"ann-{self.tenant}"
+
+    @property
+    def bob(self) -> str:
+        """Another user of the tenant's, who calls nobody."""
+        return f"bob-{self.tenant}"
+
+    async def somebody(self) -> str:
+        """An account of the tenant's that can be spared."""
+        return await self.world.account(self.world.fresh(self.tenant, "guest"), self.tenant)
+
+    async def workload(self, by: str) -> runtime.Service:
+        name = await self.world.workload(self.tenant, by)
+        return runtime.Service(name=name, namespace=self.field)
+
+    async def uploaded(self, owner: str = "") -> str:
+        """An upload to the tenant, the caller's own or that of another."""
+        id_, namespace = self.caller or ("nobody", "micro")
+        return await self.world.upload(f"{self.tenant}:{owner or f'{namespace}/{id_}'}")
+
+
+Make = Callable[[About], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How an endpoint is called.
+
+    Attributes:
+        make: the request, or all of a stream's.
+        fields: whether the request has a field for the namespace: then it is named that way too.
+        of: the service, where the path does not tell.
+        enough: when an endless answer may be left.
+    """
+
+    make: Make
+    fields: bool = True
+    of: str = ""
+    enough: Callable[[list[Any]], bool] | None = None
+
+
+def _plain(message: Callable[[About], Any], **options: Any) -> Case:
+    async def make(about: About) -> Any:
+        return message(about)
+
+    return Case(make, **options)
+
+
+def _rule(about: About, id_: str) -> auth.Rule:
+    anything = auth.Resource(type="*", name="*", endpoint="*")
+    return auth.Rule(id=id_, scope="*", resource=anything, access=auth.Access.GRANTED, namespace=about.field)
+
+
+def _synced(action: Any) -> Callable[[list[Any]], bool]:
+    return lambda messages: any(message.action == action for message in messages)
+
+
+async def _inspect(about: About) -> Any:
+    return auth.InspectRequest(token=await about.world.login((about.ann, about.tenant)))
+
+
+async def _delete_account(about: About) -> Any:
+    return auth.AccountsDeleteRequest(id=await about.somebody(), namespace=about.field)
+
+
+async def _change_secret(about: About) -> Any:
+    return auth.ChangeSecretRequest(id=await about.somebody(), namespace=about.field)
+
+
+async def _scopes(about: About) -> Any:
+    return auth.UpdateScopesRequest(id=await about.somebody(), scopes=["dev"], namespace=about.field)
+
+
+async def _update_rule(about: About) -> Any:
+    return auth.RulesUpdateRequest(rule=_rule(about, await about.world.rule(about.tenant)))
+
+
+async def _delete_rule(about: About) -> Any:
+    return auth.RulesDeleteRequest(id=await about.world.rule(about.tenant), namespace=about.field)
+
+
+async def _revoke(about: About) -> Any:
+    guest = await about.somebody()
+    await about.world.login((guest, about.tenant))
+    return auth.TokensRevokeRequest(account=guest, namespace=about.field)
+
+
+async def _delete_namespace(about: About) -> Any:
+    name = about.world.fresh(about.tenant)
+    await about.world.as_root(f"{_A}Namespaces/Create", auth.NamespacesCreateRequest(name=name))
+    return auth.NamespacesDeleteRequest(name=name, force=True)
+
+
+async def _deregister(about: About) -> Any:
+    node = await about.world.node(about.tenant, SHARED)
+    return registry.DeregisterRequest(name=SHARED, namespace=about.field, node_id=node)
+
+
+async def _deregister_other(about: About) -> Any:
+    name = about.world.fresh(about.tenant)
+    node = await about.world.node(about.tenant, name)
+    return registry.DeregisterRequest(name=name, namespace=about.field, node_id=node)
+
+
+def _register(about: About, name: str) -> Any:
+    return registry.RegisterRequest(service=announced(about.field, name, about.world.fresh(about.tenant, "node")))
+
+
+async def _create(about: About) -> Any:
+    asked = runtime.Service(name=about.world.fresh(about.tenant, "svc"), namespace=about.field)
+    return runtime.CreateRequest(service=asked, upload_id=await about.uploaded(), wait=True)
+
+
+async def _create_of_others_upload(about: About) -> Any:
+    asked = runtime.Service(name=about.world.fresh(about.tenant, "svc"), namespace=about.field)
+    upload = await about.uploaded(f"{about.tenant}/{about.bob}")
+    return runtime.CreateRequest(service=asked, upload_id=upload, wait=True)
+
+
+async def _create_version(about: About) -> Any:
+    service = await about.workload(about.bob)
+    asked = runtime.Service(name=service.name, version="v2", namespace=about.field)
+    return runtime.CreateRequest(service=asked, upload_id=await about.uploaded(), wait=True)
+
+
+def _update(by: str) -> Make:
+    async def make(about: About) -> Any:
+        service = await about.workload(getattr(about, by))
+        return runtime.UpdateRequest(service=service, upload_id=await about.uploaded(), wait=True)
+
+    return make
+
+
+def _delete(by: str) -> Make:
+    async def make(about: About) -> Any:
+        service = await about.workload(getattr(about, by))
+        return runtime.DeleteRequest(name=service.name, namespace=about.field)
+
+    return make
+
+
+async def _purge(about: About) -> Any:
+    return runtime.PurgeRequest(namespace=about.tenant)
+
+
+_AUTH: Mapping[str, Case] = {
+    f"{_A}Auth/Generate": _plain(
+        lambda about: auth.GenerateRequest(id=about.world.fresh(about.tenant, "acc"), namespace=about.field)
+    ),
+    f"{_A}Auth/Inspect": Case(_inspect, fields=False),
+    f"{_A}Auth/Token": _plain(
+        lambda about: auth.TokenRequest(id=about.ann, secret=SECRET, namespace=about.tenant), fields=False
+    ),
+    f"{_A}Auth/Explain": _plain(
+        lambda about: auth.ExplainRequest(
+            account=about.ann, resource=f"service:{SHARED}:Shared.Call", namespace=about.field
+        )
+    ),
+    f"{_A}Accounts/List": _plain(lambda about: auth.AccountsListRequest(namespace=about.field)),
+    f"{_A}Accounts/Read": _plain(lambda about: auth.AccountsReadRequest(id=about.bob, namespace=about.field)),
+    f"{_A}Accounts/Read own": _plain(lambda about: auth.AccountsReadRequest(id=about.ann, namespace=about.field)),
+    f"{_A}Accounts/Delete": Case(_delete_account),
+    f"{_A}Accounts/ChangeSecret": Case(_change_secret),
+    f"{_A}Accounts/ChangeSecret own": _plain(
+        lambda about: auth.ChangeSecretRequest(
+            id=about.ann, old_secret=SECRET, new_secret=SECRET, namespace=about.field
+        )
+    ),
+    f"{_A}Accounts/UpdateScopes": Case(_scopes),
+    f"{_A}Rules/Create": _plain(
+        lambda about: auth.RulesCreateRequest(rule=_rule(about, about.world.fresh(about.tenant, "rule")))
+    ),
+    f"{_A}Rules/Update": Case(_update_rule),
+    f"{_A}Rules/Delete": Case(_delete_rule),
+    f"{_A}Rules/List": _plain(lambda about: auth.RulesListRequest(namespace=about.field)),
+    f"{_A}Tokens/List": _plain(lambda about: auth.TokensListRequest(account=about.bob, namespace=about.field)),
+    f"{_A}Tokens/List own": _plain(lambda about: auth.TokensListRequest(account=about.ann, namespace=about.field)),
+    f"{_A}Tokens/Revoke": Case(_revoke),
+    f"{_A}Tokens/Revoke own": _plain(lambda about: auth.TokensRevokeRequest(account=about.ann, namespace=about.field)),
+    f"{_A}Keys/Rotate": _plain(lambda about: auth.KeysRotateRequest(), fields=False),
+    f"{_A}Keys/List": _plain(lambda about: auth.KeysListRequest(), fields=False),
+    f"{_A}Namespaces/Create": _plain(
+        lambda about: auth.NamespacesCreateRequest(name=about.world.fresh(about.tenant)), fields=False
+    ),
+    f"{_A}Namespaces/List": _plain(lambda about: auth.NamespacesListRequest(), fields=False),
+    f"{_A}Namespaces/Delete": Case(_delete_namespace, fields=False),
+    f"{_A}Namespaces/SetQuota": _plain(
+        lambda about: auth.SetQuotaRequest(name=about.tenant, quota=auth.Quota(services=9, instances=9)), fields=False
+    ),
+    f"{_A}Audit/List": _plain(lambda about: auth.AuditListRequest(namespace=about.field)),
+    f"{_A}Audit/List of all": _plain(lambda about: auth.AuditListRequest(namespace="*"), fields=False),
+    f"{_A}Policy/Watch": _plain(
+        lambda about: auth.PolicyWatchRequest(), fields=False, enough=_synced(auth.PolicyWatchResponse.Action.SYNCED)
+    ),
+    f"{_A}Setup/Begin": _plain(lambda about: auth.BeginRequest(), fields=False),
+}
+
+_WATCHED = _synced(registry.WatchResponse.Action.SYNCED)
+
+_REGISTRY: Mapping[str, Case] = {
+    f"{_R}GetService": _plain(lambda about: registry.GetServiceRequest(name=SHARED, namespace=about.field)),
+    f"{_R}ListServices": _plain(lambda about: registry.ListServicesRequest(namespace=about.field)),
+    f"{_R}ListServices of all": _plain(lambda about: registry.ListServicesRequest(namespace="*"), fields=False),
+    f"{_R}Register": _plain(lambda about: _register(about, about.world.fresh(about.tenant, "svc"))),
+    f"{_R}Register own": _plain(lambda about: _register(about, SHARED)),
+    f"{_R}Register core": _plain(lambda about: _register(about, "auth")),
+    f"{_R}Deregister": Case(_deregister_other),
+    f"{_R}Deregister own": Case(_deregister),
+    f"{_R}Watch": _plain(lambda about: registry.WatchRequest(namespace=about.field), enough=_WATCHED),
+    f"{_R}Watch of all": _plain(lambda about: registry.WatchRequest(namespace="*"), fields=False, enough=_WATCHED),
+}
+
+_NETWORK: Mapping[str, Case] = {
+    f"{_N}Routes": _plain(lambda about: network.RoutesRequest(namespace=about.field)),
+    f"{_N}Routes of all": _plain(lambda about: network.RoutesRequest(namespace="*"), fields=False),
+    f"{_N}Proxies": _plain(lambda about: network.ProxiesRequest(), fields=False),
+    f"{_N}Sync": _plain(lambda about: network.SyncRequest(), fields=False),
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources": _plain(
+        lambda about: discovery_pb.DeltaDiscoveryRequest(), fields=False, of="network"
+    ),
+}
+
+_RUNTIME: Mapping[str, Case] = {
+    f"{_U}Runtime/Create": Case(_create),
+    f"{_U}Runtime/Create of another's upload": Case(_create_of_others_upload),
+    f"{_U}Runtime/Create of another's service": Case(_create_version),
+    f"{_U}Runtime/Read": _plain(lambda about: runtime.ReadRequest(namespace=about.field)),
+    f"{_U}Runtime/Update": Case(_update("bob")),
+    f"{_U}Runtime/Update own": Case(_update("ann")),
+    f"{_U}Runtime/Delete": Case(_delete("bob")),
+    f"{_U}Runtime/Delete own": Case(_delete("ann")),
+    f"{_U}Runtime/Logs": _plain(lambda about: runtime.LogsRequest(name=SHARED, namespace=about.field)),
+    f"{_U}Runtime/Logs of core": _plain(lambda about: runtime.LogsRequest(name="auth", namespace=about.field)),
+    f"{_U}Runtime/Purge": Case(_purge, fields=False),
+    f"{_U}Source/Upload": _plain(
+        lambda about: [
+            runtime.UploadRequest(name="svc", namespace=about.field, data=archive()[:20]),
+            runtime.UploadRequest(data=archive()[20:]),
+        ]
+    ),
+}
+
+_STANDARD: Mapping[str, Case] = {
+    "/grpc.health.v1.Health/Check": _plain(lambda about: health_pb.HealthCheckRequest(), fields=False, of="auth"),
+    "/grpc.health.v1.Health/Watch": _plain(
+        lambda about: health_pb.HealthCheckRequest(), fields=False, of="auth", enough=bool
+    ),
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _plain(
+        lambda about: reflection_pb.ServerReflectionRequest(message_request=_listed(reflection_pb)),
+        fields=False,
+        of="runtime",
+    ),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _plain(
+        lambda about: reflection_alpha_pb.ServerReflectionRequest(message_request=_listed(reflection_alpha_pb)),
+        fields=False,
+        of="runtime",
+    ),
+}
+
+
+def _listed(module: Any) -> Any:
+    from micro.rpc.wkt import oneof
+
+    return oneof("list_services", "*")
+
+
+CASES: Mapping[str, Case] = {**_AUTH, **_REGISTRY, **_NETWORK, **_RUNTIME, **_STANDARD}
+"""By the path of the endpoint, and what sets the case apart from others of the same."""

@@ -1,0 +1,224 @@
+"""Accounts, rules, sessions and namespaces, as an admin types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Shell
+from fake_auth import FakeAuth
+
+
+@pytest.fixture
+def auth() -> Iterator[FakeAuth]:
+    with FakeAuth() as running:
+        yield running
+
+
+@pytest.fixture
+def admin(tmp_path: Path, auth: FakeAuth) -> Shell:
+    """The command line of micro's admin."""
+    shell = Shell(tmp_path / "home", auth.address)
+    assert shell("login", "--username=admin", "--password-stdin", stdin="admin-secret").code == 0
+    return shell
+
+
+def test_an_account_is_made_listed_changed_and_removed(admin: Shell, auth: FakeAuth) -> None:
+    made = admin(
+        "--namespace", "acme", "auth", "create", "account", "bob", "--scopes", "shop,billing", "--metadata=team=a"
+    )
+    assert made.out.splitlines() == [
+        "account bob created in namespace acme",
+        "",
+        "  secret  made-up-secret",
+        "",
+        "It is not shown again.",
+    ]
+    listed = admin("auth", "list", "accounts", "--namespace=acme").out.splitlines()
+    assert [line.split() for line in listed] == [
+        ["ID", "NAME", "TYPE", "SCOPES", "METADATA"],
+        ["ann", "Ann", "user", "shop", "-"],
+        ["bob", "bob", "user", "billing,shop", "team=a"],
+    ]
+    assert admin("auth", "update", "account", "bob", "--scopes=", "--namespace=acme").out == (
+        "account bob has the scopes: none\n"
+    )
+    assert "made-up-secret" in admin("auth", "update", "secret", "bob", "--namespace", "acme").out
+    admin("login", "--username=admin", "--password-stdin", stdin="admin-secret")
+    assert admin("auth", "delete", "account", "bob", "--namespace=acme").out == "account bob deleted\n"
+    gone = admin("auth", "delete", "account", "bob", "--namespace=acme")
+    assert (gone.code, gone.err) == (1, "micro: account 'bob' not found\n")
+
+
+def test_every_page_of_accounts_is_listed(admin: Shell, auth: FakeAuth) -> None:
+    for number in range(5):
+        admin("auth", "create", "account", f"a{number}", "--secret-stdin", stdin="long enough\n")
+    found = json.loads(admin("auth", "list", "accounts", "-o", "json").out)
+    assert [one["id"] for one in found] == ["a0", "a1", "a2", "a3", "a4", "admin"]
+
+
+def test_a_chosen_secret_is_never_shown(admin: Shell, auth: FakeAuth) -> None:
+    made = admin("auth", "create", "account", "bob", "--secret-stdin", "--type=service", stdin="long enough\n")
+    assert (made.out, auth.secrets["micro", "bob"]) == ("account bob created in namespace micro\n", "long enough")
+    made = admin("auth", "create", "account", "eve", "--secret", "long enough", "-o", "json")
+    assert "long enough" not in made.out
+    assert made.err.startswith("warning: --secret stays in the shell's history")
+    made = admin("auth", "create", "account", "joe", "-o", "json")
+    assert json.loads(made.out)["secret"] == "made-up-secret"
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "message"),
+    [
+        (["create", "account", "a b"], "", "'a b' is not an account id"),
+        (["create", "account", "bob", "--scopes", "a b"], "", "'a b' is not a scope"),
+        (["create", "account", "bob", "--secret-stdin"], "short\n", "the secret is too short"),
+        (["create", "account", "bob", "--secret-stdin"], "", "--secret-stdin reads a line from standard input"),
+        (["create", "rule", "r", "--resource", "service:x"], "", "'service:x' is not a resource"),
+        (["create", "rule", "default"], "", "'default' is the built-in rule's"),
+        (["explain", "ann", "service:x:*"], "", "'service:x:*' is not a resource: write service:NAME:ENDPOINT"),
+        (["revoke", "token"], "", "type micro auth revoke token SESSION, or --account ID"),
+        (["audit", "-n", "0"], "", "--lines takes a number from 1 to 1000, not 0"),
+        (["list"], "", "type one of: micro auth list accounts, micro auth list rules, micro auth list tokens"),
+        (
+            ["list", "acounts"],
+            "",
+            "unrecognized subcommand for micro auth: list acounts; did you mean: micro auth list acc",
+        ),
+        (["rotate-key", "x"], "", "unexpected 'x': see: micro auth rotate-keys --help"),
+        (["burn"], "", "unrecognized subcommand for micro auth: burn; see: micro auth --help"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sent(
+    admin: Shell, auth: FakeAuth, words: list[str], stdin: str, message: str
+) -> None:
+    asked = len(auth.calls)
+    result = admin("auth", *words, stdin=stdin)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"micro: {message}"), result.err
+    assert len(auth.calls) == asked
+
+
+def test_rules(admin: Shell, auth: FakeAuth) -> None:
+    words = ["--resource", "service:helloworld:*", "--access", "denied", "--priority", "5"]
+    assert admin("auth", "create", "rule", "no-hello", *words).out == "rule no-hello created\n"
+    assert auth.rules["no-hello"] == {
+        "id": "no-hello",
+        "scope": "",
+        "resource": {"type": "service", "name": "helloworld", "endpoint": "*"},
+        "access": "ACCESS_DENIED",
+        "priority": 5,
+        "namespace": "micro",
+    }
+    listed = [line.split() for line in admin("auth", "list", "rules").out.splitlines()]
+    assert listed == [
+        ["ID", "SCOPE", "ACCESS", "RESOURCE", "PRIORITY"],
+        ["no-hello", "<public>", "denied", "service:helloworld:*", "5"],
+        ["default", "*", "granted", "*:*:*", "lowest"],
+    ]
+    assert admin("auth", "update", "rule", "no-hello", "--scope=+").code == 0
+    assert json.loads(admin("auth", "list", "rules", "-o", "json").out)[0]["scope"] == "+"
+    explained = admin("auth", "explain", "ann", "service:helloworld:Helloworld.Call")
+    assert explained.out == "allowed: rule no-hello is about ann\n"
+    assert admin("auth", "explain", "-", "service:helloworld:X", "-o", "json").code == 0
+    assert auth.calls[-1].messages[0]["account"] == ""
+    assert admin("auth", "delete", "rule", "no-hello").out == "rule no-hello deleted\n"
+
+
+def test_sessions_are_listed_and_ended(admin: Shell, auth: FakeAuth) -> None:
+    admin("env", "add", "two", auth.address)
+    admin("login", "--env=two", "--namespace=acme", "--username=ann", "--password-stdin", stdin="ann-secret")
+    own = json.loads(admin("auth", "list", "tokens", "-o", "json").out)
+    assert [one["account"] for one in own] == ["admin"]
+    found = json.loads(admin("auth", "list", "tokens", "--all", "--namespace=acme", "-o", "json").out)
+    assert [one["account"] for one in found] == ["ann"]
+    assert admin("auth", "revoke", "token", found[0]["id"], "--namespace=acme").code == 0
+    assert admin("--env=two", "services").err == "micro: your session has ended: micro --env two login\n"
+    assert admin("auth", "revoke", "token", "--account", "admin").out == "all sessions of admin have ended\n"
+    assert admin("services").code == 2
+
+
+def test_keys_and_the_audit_log(admin: Shell) -> None:
+    assert admin("auth", "rotate-keys").out.startswith("key key-2 signs from now on")
+    lines = admin("auth", "audit", "-n", "2").out.splitlines()
+    assert (len(lines), lines[0].split()) == (3, ["TIME", "WHO", "WHAT", "TO", "FROM", "OUTCOME"])
+    assert json.loads(admin("auth", "audit", "-o", "json").out)[0]["actor"] == "micro/admin"
+
+
+def test_namespaces(admin: Shell, auth: FakeAuth) -> None:
+    assert admin("namespace", "create", "beta").out == (
+        "namespace beta created; its first account: micro --namespace beta auth create account NAME\n"
+    )
+    assert [line.split()[0] for line in admin("namespace").out.splitlines()] == ["NAME", "acme", "beta", "*"]
+    assert [one["name"] for one in json.loads(admin("namespace", "list", "-o", "json").out)] == [
+        "acme",
+        "beta",
+        "micro",
+    ]
+    assert admin("namespace", "quota", "acme", "--requests", "100", "--upload=64MiB").out.splitlines() == [
+        "LIMIT      VALUE",
+        "services   200",
+        "instances  500",
+        "requests   100",
+        "upload     64M",
+    ]
+    assert auth.namespaces["acme"]["quota"]["upload"] == str(64 * 2**20)
+    assert json.loads(admin("namespace", "quota", "acme", "-o", "json").out)["requests"] == 100
+    assert (
+        admin("namespace", "quota", "nope").err == "micro: namespace 'nope' not found: list them with micro namespace\n"
+    )
+    admin("user", "namespace", "set", "beta")
+    assert admin("namespace", "delete", "beta").out == "namespace beta deleted\n"
+    assert admin("user", "namespace").out == "micro\n"
+
+
+def test_force_wants_the_name_typed(admin: Shell, auth: FakeAuth) -> None:
+    refused = admin("namespace", "delete", "acme")
+    assert (refused.code, refused.err) == (1, "micro: namespace 'acme' is not empty: add --force\n")
+    for typed in ("", "acm\n"):
+        result = admin("namespace", "delete", "acme", "--force", stdin=typed)
+        assert (result.code, result.err) == (
+            2,
+            "micro: nothing was deleted: to delete acme with all that is in it, type its name\n",
+        )
+    assert "acme" in auth.namespaces
+    assert admin("namespace", "delete", "acme", "--force", stdin="acme\n").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "candidates"),
+    [
+        (["auth", ""], ["list", "create", "update", "delete", "explain", "revoke", "rotate-keys", "audit"]),
+        (["auth", "list", "r"], ["rules"]),
+        (["auth", "delete", "account", ""], ["admin"]),
+        (["auth", "create", "account", "bob", "--type", ""], ["user", "service"]),
+        (["auth", "create", "account", "--secr"], ["--secret", "--secret-stdin"]),
+        (["auth", "--namespace", "a"], ["acme"]),
+        (["--namespace", "acme", "auth", "delete", "account", ""], ["ann"]),
+        (["user", "namespace", ""], ["set"]),
+        (["user", "namespace", "set", ""], ["acme", "micro"]),
+        (["user", "se"], ["set"]),
+        (["namespace", "delete", ""], ["acme", "micro"]),
+        (["env", "set-address", ""], ["dev", "platform"]),
+        (["env", "add", "x", "a:1", "--c"], ["--ca", "--cert"]),
+        (["login", "--pass"], ["--password", "--password-stdin"]),
+    ],
+)
+def test_the_next_word(admin: Shell, words: list[str], candidates: list[str]) -> None:
+    result = admin("__complete", "--", *words)
+    assert (result.code, result.err, result.out.splitlines()) == (0, "", candidates)
+
+
+def test_completion_renews_nothing(admin: Shell, auth: FakeAuth) -> None:
+    auth.end()
+    assert admin("__complete", "--", "namespace", "delete", "").out == ""
+    assert auth.refreshed == 0
+
+
+@pytest.mark.parametrize("words", [["list", "accounts"], ["create", "rule"], ["audit"], ["revoke", "token"]])
+def test_each_action_has_help_of_its_own(admin: Shell, words: list[str]) -> None:
+    result = admin("auth", *words, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"usage: micro auth {' '.join(words)}")

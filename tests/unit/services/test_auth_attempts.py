@@ -1,0 +1,191 @@
+"""Guessing secrets: it takes longer and longer, and whose account it is still gets in."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+from auth_world import World, refusal, refused, running
+
+from micro.domain.errors import Kind
+from micro.ports.secrets import SecretHasher
+from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
+from micro.services import _auth_caller as caller
+from micro.services import auth_attempts
+from micro.services.auth_attempts import Allowance, Attempts
+from micro.testing.clock import FakeClock
+
+
+@pytest.fixture
+async def world() -> AsyncGenerator[World]:
+    async with running() as world:
+        yield world
+
+
+def rest(attempts: Attempts, account: str = "micro/ann", address: str = "203.0.113.9") -> str:
+    try:
+        attempts.check(account, address)
+    except Exception as error:  # noqa: BLE001 - only its words are of interest
+        return str(error)
+    return ""
+
+
+def test_an_account_rests_from_the_fifth_failure_on_for_half_a_minute_at_most() -> None:
+    clock = FakeClock()
+    attempts = Attempts(clock)
+    waits = []
+    for number in range(12):
+        attempts.failed("micro/ann", f"192.0.2.{number}")
+        message = rest(attempts)
+        waits.append(int(message.split()[-2]) if message else 0)
+        clock.jump(waits[-1])
+        assert not rest(attempts), "the wait that was named is enough"
+    assert waits == [0, 0, 0, 0, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert not rest(attempts, "micro/bob")
+    attempts.succeeded("micro/ann")
+    attempts.failed("micro/ann", "192.0.2.99")
+    assert not rest(attempts), "after a success the count begins anew"
+
+
+def test_an_address_rests_from_the_twentieth_failure_on_for_a_quarter_of_an_hour_at_most() -> None:
+    clock = FakeClock()
+    attempts = Attempts(clock)
+    waits = []
+    for number in range(32):
+        attempts.failed(f"micro/{number}", "203.0.113.9")
+        attempts.succeeded(f"micro/{number}")
+        message = rest(attempts, "micro/new")
+        waits.append(int(message.split()[-2]) if message else 0)
+        clock.jump(waits[-1])
+    assert waits == [0] * 19 + [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
+    assert not rest(attempts, "micro/new", "203.0.113.10")
+    clock.jump(auth_attempts.FORGOTTEN_SECONDS)
+    attempts.failed("micro/x", "203.0.113.9")
+    assert not rest(attempts, "micro/new"), "an hour without a failure is forgiven"
+
+
+def test_of_ipv6_the_network_counts_and_of_this_host_nothing_does() -> None:
+    attempts = Attempts(FakeClock())
+    for number in range(30):
+        attempts.failed(f"micro/{number}", f"2001:db8::{number:x}")
+        attempts.failed(f"micro/{number}", "127.0.0.1")
+        attempts.failed(f"micro/{number}", "")
+    assert rest(attempts, "micro/new", "2001:db8::ffff")
+    assert not rest(attempts, "micro/new", "2001:db8:0:1::1")
+    assert not rest(attempts, "micro/new", "127.0.0.1")
+    assert not rest(attempts, "micro/new", "")
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth_attempts, "KEPT", 10)
+    attempts = Attempts(FakeClock())
+    for _ in range(5):
+        attempts.failed("micro/ann", "")
+    assert rest(attempts)
+    for number in range(10):
+        attempts.failed(f"micro/{number}", "")
+    assert not rest(attempts)
+
+
+def test_an_allowance_is_given_anew_when_its_time_is_over() -> None:
+    clock = FakeClock()
+    allowance = Allowance(clock, 2, 60.0)
+    assert [allowance.take() for _ in range(4)] == [True, True, False, False]
+    clock.jump(60.0)
+    assert allowance.take()
+
+
+async def test_even_the_right_secret_has_to_wait_and_then_opens(world: World) -> None:
+    secret = await world.generate("ann")
+    for _ in range(5):
+        assert await refused(world.login("ann", "wrong-secret")) is Kind.UNAUTHENTICATED
+    resting = await refusal(world.login("ann", secret, address="198.51.100.1"))
+    assert (resting.kind, resting.message) == (
+        Kind.RESOURCE_EXHAUSTED,
+        "too many attempts failed: try again in 1 s",
+    )
+    world.clock.jump(1.0)
+    assert (await world.login("ann", secret)).access_token
+
+
+async def test_accounts_that_there_are_none_of_rest_alike(world: World) -> None:
+    for _ in range(5):
+        assert await refused(world.login("nobody", "wrong-secret")) is Kind.UNAUTHENTICATED
+    assert await refused(world.login("nobody", "wrong-secret")) is Kind.RESOURCE_EXHAUSTED
+
+
+async def test_the_old_secret_cannot_be_guessed_with_a_stolen_token_either(world: World) -> None:
+    session = await world.login("ann", await world.generate("ann"))
+    request = pb.ChangeSecretRequest(old_secret="wrong-secret", new_secret="new-secret")
+    kinds = [await refused(world.call("Accounts/ChangeSecret", request, session.access_token)) for _ in range(6)]
+    assert kinds == [Kind.PERMISSION_DENIED] * 5 + [Kind.RESOURCE_EXHAUSTED]
+
+
+class Held(SecretHasher):
+    """Compares when it is told to."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.compared = 0
+
+    async def hash(self, secret: str) -> str:
+        return secret
+
+    async def verify(self, hashed: str | None, secret: str) -> bool:
+        self.compared += 1
+        await self.go.wait()
+        return hashed == secret
+
+
+async def test_a_thousand_guesses_at_once_are_no_way_around() -> None:
+    hasher = Held()
+    async with running(hasher=hasher) as world:
+        await world.generate("ann")
+        guesses = [asyncio.create_task(refused(world.login("ann", f"guess-{number}"))) for number in range(1000)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert hasher.compared == auth_attempts.AT_ONCE
+        hasher.go.set()
+        kinds = await asyncio.gather(*guesses)
+    assert kinds.count(Kind.UNAUTHENTICATED) <= auth_attempts.ACCOUNT_FAILURES + auth_attempts.AT_ONCE
+    assert hasher.compared == kinds.count(Kind.UNAUTHENTICATED)
+
+
+async def test_a_guess_that_is_given_up_counts() -> None:
+    hasher = Held()
+    async with running(hasher=hasher) as world:
+        await world.generate("ann")
+        for number in range(5):
+            guess = asyncio.create_task(world.login("ann", f"guess-{number}"))
+            while hasher.compared <= number:
+                await asyncio.sleep(0)
+            guess.cancel()
+            await asyncio.wait([guess])
+        assert await refused(world.login("ann", "guess")) is Kind.RESOURCE_EXHAUSTED
+
+
+async def test_made_up_ids_do_not_fill_the_audit_log(world: World) -> None:
+    for number in range(60):
+        await refused(world.login(f"nobody-{number}", "wrong-secret", address=f"192.0.2.{number}"))
+    await world.generate("last")
+    assert sum(action == "login" for _, action, _, _ in await world.audit()) == 20
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "found"),
+    [
+        ("203.0.113.9", "", "203.0.113.9"),
+        ("203.0.113.9", "198.51.100.7", "203.0.113.9"),
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("127.0.0.1", "198.51.100.7", "198.51.100.7"),
+        ("127.0.0.1", "10.0.0.1, 198.51.100.7", "198.51.100.7"),
+        ("127.0.0.1", "198.51.100.7, nonsense", "127.0.0.1"),
+        ("::1", "2001:db8::7", "2001:db8::7"),
+        ("::ffff:127.0.0.1", "198.51.100.7", "198.51.100.7"),
+        ("", "198.51.100.7", "198.51.100.7"),
+        ("", "", ""),
+    ],
+)
+async def test_only_a_gateway_of_this_host_is_believed_whom_it_serves(
+    world: World, peer: str, forwarded: str, found: str
+) -> None:
+    assert caller.address(world.context(address=peer, forwarded=forwarded)) == found

@@ -1,0 +1,144 @@
+"""Who may announce what, and who is told of it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from callers import ROOT, admin, calling, robot, user
+from registry_world import Action, Client, refusal, service
+
+from micro.backends.memory.registry import MemoryRegistry
+from micro.domain.account import Account, Type
+from micro.domain.errors import Kind
+from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
+from micro.services.registry import RegistryService
+from micro.testing.clock import FakeClock
+
+OWN = robot("greeter")
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[RegistryService]:
+    async with AsyncExitStack() as stack:
+        made = RegistryService(MemoryRegistry(), clock=FakeClock(), exists={"micro", "shop", "bank"}.__contains__)
+        await made.start(stack)
+        yield made
+
+
+async def announce(registry: RegistryService, by: Account | None, entry: pb.Service) -> None:
+    await registry.register(pb.RegisterRequest(service=entry), calling(by))
+
+
+async def listed(registry: RegistryService, by: Account, namespace: str = "") -> list[tuple[str, str, list[str]]]:
+    answer = await registry.list_services(pb.ListServicesRequest(namespace=namespace), calling(by))
+    return [(entry.namespace, entry.name, [node.id for node in entry.nodes]) for entry in answer.services]
+
+
+@pytest.mark.parametrize("by", [OWN, robot("greeter", version="v2"), admin("boss"), ROOT])
+async def test_a_service_is_announced_by_its_own_account_and_by_admins(registry: RegistryService, by: Account) -> None:
+    await announce(registry, by, service("a", namespace="shop"))
+    assert await listed(registry, user("jane")) == [("shop", "greeter", ["a"])]
+    request = pb.DeregisterRequest(name="greeter", namespace="shop", node_id="a")
+    await registry.deregister(request, calling(by))
+    assert await listed(registry, user("jane")) == []
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        user("jane"),
+        robot("other"),
+        robot("greeter", "bank"),
+        admin("boss", "bank"),
+        user("plain", "micro"),
+        Account("robot", "shop", type=Type.SERVICE),
+        Account("jane", "shop", metadata={"service": "greeter"}),
+    ],
+    ids=str,
+)
+async def test_nobody_else_announces_it_or_takes_it_away(registry: RegistryService, by: Account) -> None:
+    await announce(registry, OWN, service("a", namespace="shop"))
+    error = await refusal(announce(registry, by, service("b", namespace="shop")))
+    assert error.kind is Kind.PERMISSION_DENIED
+    request = pb.DeregisterRequest(name="greeter", namespace="shop", node_id="a")
+    assert (await refusal(registry.deregister(request, calling(by)))).kind is Kind.PERMISSION_DENIED
+    assert await listed(registry, user("jane")) == [("shop", "greeter", ["a"])]
+
+
+async def test_names_and_contracts_of_the_platform_are_its_own(registry: RegistryService) -> None:
+    for by in (admin("boss", "shop"), user("plain", "micro"), robot("auth", "micro")):
+        error = await refusal(announce(registry, by, service("a", name="auth", namespace=by.namespace)))
+        assert (error.kind, "belongs to the platform" in error.message) == (Kind.PERMISSION_DENIED, True)
+    await announce(registry, ROOT, service("a", name="auth"))
+    trap = service("t", namespace="shop")
+    trap.endpoints = [pb.Endpoint(name="Auth.Token", path="/micro.auth.v1.Auth/Token", kind="unary")]
+    error = await refusal(announce(registry, admin("boss"), trap))
+    assert (error.kind, "another package" in error.message) == (Kind.PERMISSION_DENIED, True)
+
+
+async def test_an_address_pushes_out_only_what_its_owner_could_take_away(registry: RegistryService) -> None:
+    theirs = "127.0.0.1:5000"
+    await announce(registry, robot("greeter", "bank"), service("theirs", namespace="bank", address=theirs))
+    await announce(registry, OWN, service("before", namespace="shop", address=theirs))
+    await announce(registry, robot("adder"), service("mine", name="adder", namespace="shop", address=theirs))
+    await announce(registry, OWN, service("after", namespace="shop", address=theirs))
+    assert await listed(registry, ROOT, "*") == [
+        ("bank", "greeter", ["theirs"]),
+        ("shop", "adder", ["mine"]),
+        ("shop", "greeter", ["after"]),
+    ]
+
+
+async def test_services_of_one_name_stay_apart(registry: RegistryService) -> None:
+    for namespace in ("shop", "bank"):
+        await announce(registry, robot("greeter", namespace), service(f"of-{namespace}", namespace=namespace))
+    assert await listed(registry, ROOT, "*") == [("bank", "greeter", ["of-bank"]), ("shop", "greeter", ["of-shop"])]
+    assert await listed(registry, user("jane")) == [("shop", "greeter", ["of-shop"])]
+    for asked in ("bank", "*"):
+        assert (await refusal(listed(registry, user("jane"), asked))).kind is Kind.PERMISSION_DENIED
+    found = await registry.get_service(pb.GetServiceRequest(name="greeter"), calling(user("jane")))
+    assert [node.id for entry in found.services for node in entry.nodes] == ["of-shop"]
+    found = await registry.get_service(pb.GetServiceRequest(name="greeter"), calling(ROOT, "bank"))
+    assert [node.id for entry in found.services for node in entry.nodes] == ["of-bank"]
+
+
+@pytest.mark.parametrize(("by", "told"), [(user("jane"), ["of-shop"]), (ROOT, ["of-bank", "of-shop"])])
+async def test_a_watch_of_nothing_in_particular_tells_what_its_caller_may_see(
+    registry: RegistryService, by: Account, told: list[str]
+) -> None:
+    await announce(registry, robot("greeter", "bank"), service("of-bank", namespace="bank"))
+    client = Client()
+    stream: Any = registry.watch(pb.WatchRequest(), calling(by))
+    await client.until(stream, Action.SYNCED)
+    await announce(registry, OWN, service("of-shop", namespace="shop"))
+    await client.until(stream, Action.CREATE, "of-shop")
+    assert sorted(node for _, node in client.events) == told
+    await stream.aclose()
+
+
+async def test_a_namespace_that_there_is_none_of_is_not_found(registry: RegistryService) -> None:
+    ctx = calling(ROOT, "gone")
+    calls: list[Any] = [
+        registry.list_services(pb.ListServicesRequest(), ctx),
+        registry.get_service(pb.GetServiceRequest(name="greeter"), ctx),
+        registry.register(pb.RegisterRequest(service=service()), ctx),
+        anext(aiter(registry.watch(pb.WatchRequest(namespace="gone"), ctx))),
+    ]
+    for call in calls:
+        error = await refusal(call)
+        assert (error.kind, "there is no namespace gone" in error.message) == (Kind.NOT_FOUND, True)
+    await registry.deregister(pb.DeregisterRequest(name="greeter", node_id="a"), ctx)
+
+
+async def test_a_handler_without_a_guard_opens_nothing_up(registry: RegistryService) -> None:
+    nobody = calling(None)
+    calls: list[Any] = [
+        registry.list_services(pb.ListServicesRequest(), nobody),
+        registry.get_service(pb.GetServiceRequest(name="registry"), nobody),
+        registry.register(pb.RegisterRequest(service=service()), nobody),
+        registry.deregister(pb.DeregisterRequest(name="greeter", node_id="a"), nobody),
+        anext(aiter(registry.watch(pb.WatchRequest(), nobody))),
+    ]
+    for call in calls:
+        assert (await refusal(call)).kind is Kind.UNAUTHENTICATED
