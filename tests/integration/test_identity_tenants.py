@@ -345,7 +345,7 @@ def test_the_services_own_port_asks_for_the_same_account(world: Identities, ann:
 
 # --- whatever comes in the headers ------------------------------------------------------------------------------------
 
-FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CORE_PATH = "/micro.runtime.v1.Runtime/Read"
 TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40).map(str.strip)
 

@@ -23,6 +23,9 @@ class Need(enum.Enum):
     USER = "a user's account of the namespace"
     """Not a service's, unless that is an admin."""
 
+    SERVICE = "a service's account of the namespace"
+    """Or an admin's."""
+
     ADMIN = "the admin scope of the namespace"
 
     PLATFORM = "the admin scope of namespace micro"
@@ -59,7 +62,7 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
         "/micro.auth.v1.Namespaces/Delete": Need.PLATFORM,
         "/micro.auth.v1.Namespaces/SetQuota": Need.PLATFORM,
         "/micro.auth.v1.Audit/List": _ADMIN,
-        "/micro.auth.v1.Policy/Watch": _A,
+        "/micro.auth.v1.Policy/Watch": Need.SERVICE,
         "/micro.auth.v1.Setup/Begin": Need.SERVER,
         "/micro.registry.v1.Registry/GetService": _A,
         "/micro.registry.v1.Registry/ListServices": _A,
@@ -107,6 +110,8 @@ def check(path: str, account: Account | None, namespace: str) -> None:
         raise errors.permission_denied(f"{path} needs the admin scope in namespace micro: {account} lacks it")
     if need is Need.USER and account.type is Type.SERVICE and not account.administers(namespace):
         raise errors.permission_denied(f"{path} is for users: {account} is a service without the admin scope")
+    if need is Need.SERVICE and account.type is not Type.SERVICE and not account.administers(namespace):
+        raise errors.permission_denied(f"{path} is for services: {account} is a user without the admin scope")
 
 
 def foreign(account: Account, namespace: str) -> errors.Error:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 
 from micro.domain import access, errors, names
 from micro.domain.access import Need
-from micro.domain.account import Account
 from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
 from micro.domain.rule import Resource
-from micro.domain.token import SKEW_SECONDS
+from micro.domain.token import SKEW_SECONDS, Claims
 from micro.framework.policy import Policy
+from micro.framework.streams import Streams
 from micro.rpc import pages
 from micro.rpc.context import Context, named
 from micro.rpc.guard import ACTOR, AUTHORIZATION, NAMESPACE, Guard, RefusedTokenError
@@ -32,13 +32,15 @@ Headers = Mapping[bytes, bytes]
 
 
 class _Caller:
-    """A caller that was seen before: its account, until when its token holds, and what it may call, by path."""
+    """A caller that was seen before: its account, until when its token holds, what that says, and what it may call, by
+    path."""
 
-    __slots__ = ("account", "until", "verdicts")
+    __slots__ = ("account", "claims", "until", "verdicts")
 
-    def __init__(self, account: Account | None, until: float) -> None:
-        self.account = account
-        self.until = until
+    def __init__(self, claims: Claims | None) -> None:
+        self.account = None if claims is None else claims.account
+        self.claims = claims
+        self.until = float("inf") if claims is None else claims.expires + SKEW_SECONDS
         self.verdicts: dict[str, bool] = {}
 
 
@@ -54,7 +56,7 @@ class _Callers:
         self._audience = audience
         self._clock = clock
         self._known: dict[bytes, _Caller] = {}
-        self.nobody = _Caller(None, float("inf"))
+        self.nobody = _Caller(None)
         policy.on_change(self._forget)
 
     def __len__(self) -> int:
@@ -79,8 +81,24 @@ class _Callers:
             raise
         if len(self._known) >= MOST:
             self._known.clear()
-        found = self._known[given] = _Caller(claims.account, claims.expires + SKEW_SECONDS)
+        found = self._known[given] = _Caller(claims)
         return found
+
+    def shown(self, headers: Headers) -> Callable[[], None]:
+        """What raises UNAUTHENTICATED once one of the tokens that a call has shown is refused; that it has ended does
+        not count."""
+        policy = self._policy
+        kept = [
+            (given.partition(b" ")[2].decode("latin-1"), claims)
+            for header in (AUTHORIZATION, ACTOR)
+            if (given := headers.get(header)) is not None and (claims := self.of(given, header).claims) is not None
+        ]
+
+        def hold() -> None:
+            for token, claims in kept:
+                policy.hold(token, claims)
+
+        return hold
 
     def _forget(self) -> None:
         self._known.clear()
@@ -102,6 +120,7 @@ class RuleGuard(Guard):
         self._own = frozenset({b"", b"-", namespace.encode()})
         self._policy = policy
         self._callers = _Callers(policy, Audience.SERVICES, clock)
+        self._streams = Streams(policy)
 
     def admit(self, ctx: Context, headers: Headers) -> None:
         # Every line here runs for each call.
@@ -117,6 +136,16 @@ class RuleGuard(Guard):
             allowed = caller.verdicts[endpoint.path] = self._decide(caller, endpoint.name)
         if not allowed:
             raise self._denied(caller, endpoint.name)
+
+    def keep(self, ctx: Context, headers: Headers, end: Callable[[Error], None]) -> Callable[[], None]:
+        hold, caller, endpoint = self._callers.shown(headers), self._caller(headers), ctx.endpoint.name
+
+        def decide() -> None:
+            hold()
+            if not self._decide(caller, endpoint):
+                raise self._denied(caller, endpoint)
+
+        return self._streams.keep(decide, end)
 
     def reveal(self, headers: Headers) -> None:
         caller = self._caller(headers)
@@ -158,13 +187,14 @@ class CoreGuard(Guard):
 
     def __init__(self, policy: Policy, server_secret: str, *, clock: Callable[[], float] = time.time) -> None:
         self._callers = _Callers(policy, Audience.PLATFORM, clock)
+        self._streams = Streams(policy)
         self._shown = f"Bearer {server_secret}".encode() if server_secret else b""
 
     def admit(self, ctx: Context, headers: Headers) -> None:
         ctx.audience = Audience.PLATFORM
         path = ctx.endpoint.path
         given = headers.get(AUTHORIZATION)
-        if access.NEEDS.get(path) in (Need.GATEWAY, Need.SERVER) and self._ours(given):
+        if self._ours(path, given):
             ctx.namespace = names.DEFAULT_NAMESPACE
             return
         account = None if given is None else self._callers.of(given).account
@@ -175,11 +205,20 @@ class CoreGuard(Guard):
         ctx.namespace = named(headers.get(NAMESPACE, b"").decode("latin-1"), account)
         access.check(path, account, ctx.namespace)
 
+    def keep(self, ctx: Context, headers: Headers, end: Callable[[Error], None]) -> Callable[[], None]:
+        if self._ours(ctx.endpoint.path, headers.get(AUTHORIZATION)):
+            headers = {}  # what it has shown is no token, and holds for as long as this process
+        # What endpoints need does not change, nor what a token says: that it was let in stays right while they hold.
+        return self._streams.keep(self._callers.shown(headers), end)
+
     def reveal(self, headers: Headers) -> None:
         given = headers.get(AUTHORIZATION)
         if given is None:
             raise errors.unauthenticated("this needs an account: log in with `micro login`")
         self._callers.of(given)
 
-    def _ours(self, given: bytes | None) -> bool:
+    def _ours(self, path: str, given: bytes | None) -> bool:
+        """Whether a gateway or the server itself calls what is for them."""
+        if access.NEEDS.get(path) not in (Need.GATEWAY, Need.SERVER):
+            return False
         return given is not None and bool(self._shown) and hmac.compare_digest(given, self._shown)

@@ -27,6 +27,9 @@ SILENCE = 15.0
 """Seconds without a word, of which there is one every five, until the watch counts as lost."""
 
 _Action = pb.PolicyWatchResponse.Action
+_REMEMBERED = token.ACCESS_SECONDS + 2 * token.SKEW_SECONDS
+"""Seconds that a revocation is told: until all tokens have ended that it is about."""
+
 _PRUNE = 60.0
 """Seconds between looks for revocations that nothing is left of to refuse."""
 
@@ -67,7 +70,7 @@ class _State:
 
     def prune(self, now: float) -> None:
         """Forget revocations of tokens that have all ended."""
-        ended = now - token.ACCESS_SECONDS - 2 * token.SKEW_SECONDS
+        ended = now - _REMEMBERED
         self.accounts = {key: before for key, before in self.accounts.items() if before > ended}
         self.sessions = {key: before for key, before in self.sessions.items() if before > ended}
 
@@ -92,6 +95,8 @@ class Policy:
         self._rules = Rules([])
         self._revocations = Revocations()
         self._pruned = 0.0
+        self._heard = 0.0
+        self._missed = 0.0
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -119,8 +124,15 @@ class Policy:
         self._known()
         claims = self._verifier.verify(text, now, audience)
         if self._revocations.cover(claims):
-            raise errors.unauthenticated("the token was revoked: log in again")
+            raise _revoked()
         return claims
+
+    def hold(self, text: str, claims: Claims) -> None:
+        """Raise UNAUTHENTICATED when a token that held once, and said this, was taken back since: it was revoked, or
+        its key is none any more. That it has ended by itself does not count."""
+        if self._revocations.cover(claims) or claims.expires + 2 * token.SKEW_SECONDS < self._missed:
+            raise _revoked()
+        self._verifier.recognize(text)
 
     def decide(self, account: Account | None, resource: Resource) -> Decision:
         """Whether the caller may. Raises UNAVAILABLE before all was told."""
@@ -142,18 +154,22 @@ class Policy:
             self._adopt(self._draft)
             self._draft = None
         elif change.action == _Action.ALIVE:
-            return
+            pass
         elif self._draft is not None:
             self._draft.apply(change)
         elif self._state is not None:
             self._update(self._state, change)
         else:
             raise errors.failed_precondition(f"the policy began with {change.action.name}, not with RESET")
+        if self._draft is None:
+            self._heard = self._clock()
 
     def _adopt(self, state: _State) -> None:
         self._verifier.replace(state.keys, state.issuer)
         self._rules = Rules([*state.rules.values(), rule.built_in(self._namespace, public=state.public)])
         self._revocations = Revocations(state.accounts, state.sessions)
+        if self._state is not None and (now := self._clock()) - self._heard > _REMEMBERED:
+            self._missed = now  # what was revoked meanwhile is not told any more
         self._state = state
         self._tell()
 
@@ -251,6 +267,10 @@ class PolicyFollower:
             _log.info("who may call is heard of again")
         self._lost = False
         self._synced.set()
+
+
+def _revoked() -> Error:
+    return errors.unauthenticated("the token was revoked: log in again")
 
 
 def _rule(told: pb.Rule) -> Rule:

@@ -34,6 +34,10 @@ class Verifier(ABC):
         another way than ES256, of another deployment, not for `audience` (None: for whichever), or not valid at `now`
         (seconds since 1970)."""
 
+    @abstractmethod
+    def recognize(self, token: str) -> None:
+        """Raise UNAUTHENTICATED when the key of a token that was verified once is none of ours any more."""
+
 
 class Signer(ABC):
     """Makes keys and tokens."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from connectrpc.method import MethodInfo
 
     from micro.domain.account import Account
+    from micro.rpc.admission import Admission
     from micro.rpc.method import Method
 
 Scope = Mapping[str, Any]
@@ -41,6 +42,7 @@ class Context(RequestContext[Any, Any]):
     account: Account | None = None
     actor: Account | None = None
     audience: Audience = Audience.SERVICES
+    _admission: Admission | None = None
     _response_headers: Headers | None = None
     _response_trailers: Headers | None = None
 

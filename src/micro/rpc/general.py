@@ -17,9 +17,11 @@ from connectrpc.codec import Codec
 from connectrpc.server import ConnectASGIApplication, Endpoint
 from protobuf import Message
 
+from micro.domain.errors import Error
 from micro.domain.service import StreamKind
-from micro.rpc import deadline, frames, json_codec, unary
+from micro.rpc import admission, deadline, frames, json_codec, unary
 from micro.rpc import errors as wire
+from micro.rpc.admission import Admission
 from micro.rpc.context import CURRENT, Context, Scope
 from micro.rpc.guard import Guard
 from micro.rpc.method import Method
@@ -28,6 +30,7 @@ from micro.rpc.send import Attentive, Send
 from micro.rpc.unary import RawHeaders
 
 _TIMEOUTS = (b"grpc-timeout", b"connect-timeout-ms")
+_END = object()
 
 
 class _Proto(Codec[Any, Any]):
@@ -107,17 +110,46 @@ class General:
         elif given := headers.get(b"connect-timeout-ms"):
             seconds = deadline.of_connect(given)
         ctx = Context(method, scope, None if seconds is None else time.monotonic() + seconds)
-        if guard is not None:
+        receive, send = Patient(receive), Attentive(send)
+        if method.kind is not StreamKind.UNARY:
+            admitted = Admission.of(guard, ctx, headers)
+            receive, send = _receiving(admitted, receive), _sending(admitted, send)
+        elif guard is not None:
             guard.admit(ctx, headers)
         token = CURRENT.set(ctx)
         try:
-            await self._connect(_translate(method, scope, headers, seconds), Patient(receive), Attentive(send))
+            await self._connect(_translate(method, scope, headers, seconds), receive, send)
         except OSError as error:  # the caller is gone
             # Its error is in a cycle with these frames, and they hold the message that did not get through.
             traceback.clear_frames(error.__traceback__)
         finally:
             ctx.done = True
+            admission.leave(ctx)
             CURRENT.reset(token)
+
+
+def _receiving(admitted: Admission, receive: Receive) -> Receive:
+    async def take() -> Any:
+        try:
+            with admitted:
+                return await receive()
+        except Error as error:
+            raise wire.to_connect(error) from error
+
+    return take
+
+
+def _sending(admitted: Admission, send: Send) -> Send:
+    async def give(message: dict[str, Any]) -> None:
+        if not message.get("more_body"):
+            await send(message)
+            return
+        # The server has the message, and only its reader is waited for: the call is ended where it comes to next, since
+        # what cannot send cannot say why it ends either.
+        with contextlib.suppress(Error), admitted:
+            await send(message)
+
+    return give
 
 
 async def fail(send: Send, error: BaseException, kind: str, status: int = 0) -> None:
@@ -184,7 +216,9 @@ def _bind(connect: Any) -> Context:
 def _one(method: Method) -> Callable[..., Any]:
     async def call(request: Any, connect: Any) -> Any:
         try:
-            return await method.invoke(request, _bind(connect), None)
+            ctx = _bind(connect)
+            with admission.of(ctx):
+                return await method.invoke(request, ctx, None)
         except Exception as error:
             raise wire.to_connect(wire.of(error)) from error
 
@@ -193,10 +227,16 @@ def _one(method: Method) -> Callable[..., Any]:
 
 def _many(method: Method) -> Callable[..., Any]:
     async def call(request: Any, connect: Any) -> AsyncIterator[Any]:
-        responses = method.function(request, _bind(connect))
-        breath = deadline.Breath()
+        ctx = _bind(connect)
+        responses = method.function(request, ctx)
+        iterator = aiter(responses)
+        stoppable, breath = admission.of(ctx), deadline.Breath()
         try:
-            async for response in responses:
+            while True:
+                with stoppable:
+                    response = await anext(iterator, _END)
+                if response is _END:
+                    return
                 if response.__class__ is not method.output:
                     raise method.wrong(response)
                 yield response

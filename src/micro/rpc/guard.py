@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from micro.domain.errors import Error
@@ -35,9 +35,23 @@ class Guard(Protocol):
         """
         ...
 
+    def keep(self, ctx: Context, headers: Mapping[bytes, bytes], end: Callable[[Error], None]) -> Callable[[], None]:
+        """Have a call that was just let in, and goes on, ended once it would not be let in any more.
+
+        Args:
+            end: given what a new call would be told; called by the event loop that the call runs in.
+
+        Returns what to call when the call is done. By default nothing ends it.
+        """
+        return _nothing
+
     def reveal(self, headers: Mapping[bytes, bytes]) -> None:
         """Let a caller know that there is nothing at a path, and what there is instead, or raise as `admit` does."""
         ...
+
+
+def _nothing() -> None:
+    pass
 
 
 class RefusedTokenError(Error):

@@ -14,8 +14,9 @@ from typing import Any
 from micro.domain import errors
 from micro.domain.errors import Error
 from micro.domain.service import StreamKind
-from micro.rpc import deadline, frames, json_codec, query, unary
+from micro.rpc import admission, deadline, frames, json_codec, query, unary
 from micro.rpc import errors as wire
+from micro.rpc.admission import Admission
 from micro.rpc.context import CURRENT, Context, Scope
 from micro.rpc.guard import Guard
 from micro.rpc.method import Method
@@ -74,15 +75,19 @@ async def serve(
     ctx = None
     try:
         ctx = Context(method, scope, None)
-        if guard is not None:
+        if method.kind is StreamKind.SERVER:
+            Admission.of(guard, ctx, headers)
+        elif guard is not None:
             guard.admit(ctx, headers)
         if method.kind in {StreamKind.CLIENT, StreamKind.BIDI}:
             raise errors.invalid_argument(f"{method.name} takes a stream of requests: call it over WebSocket or gRPC")
         ctx.deadline = unary.due(headers, method.timeout)
-        request = await read(method, scope, headers, receive, limit)
+        with admission.of(ctx):
+            request = await read(method, scope, headers, receive, limit)
         if method.kind is StreamKind.UNARY:
             body = frames.within(json_codec.encode(await method.invoke(request, ctx, receive)), limit)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+        admission.leave(ctx)
         await unary.fail_http(send, error, ctx, status(error))
         return
     if method.kind is StreamKind.UNARY:
@@ -135,7 +140,8 @@ class _Streaming:
     async def run(self, request: Any, receive: Receive) -> None:
         token = CURRENT.set(self._ctx)
         try:
-            await deadline.run(self._pump(request), self._ctx.deadline, receive)
+            with admission.of(self._ctx):
+                await deadline.run(self._pump(request), self._ctx.deadline, receive)
             await self._begin()
             await self._write(b"", more=False)
         except OSError:
@@ -144,6 +150,7 @@ class _Streaming:
             await self._fail(error)
         finally:
             self._ctx.done = True
+            admission.leave(self._ctx)
             CURRENT.reset(token)
 
     async def _pump(self, request: Any) -> None:

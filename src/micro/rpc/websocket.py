@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 from micro.domain import errors
 from micro.domain.errors import Kind
 from micro.domain.service import StreamKind
-from micro.rpc import deadline, frames, json_codec, unary
+from micro.rpc import admission, deadline, frames, json_codec, unary
 from micro.rpc import errors as wire
+from micro.rpc.admission import Admission
 from micro.rpc.context import CURRENT, Context, Scope
 from micro.rpc.deadline import DisconnectedError
 from micro.rpc.guard import Guard
@@ -43,11 +44,12 @@ async def serve(
     if method is None or ctx is None:
         await send({"type": "websocket.close", "code": 1008})
         return
-    await send({"type": "websocket.accept"})
     token = CURRENT.set(ctx)
     code = 1000
     try:
-        await _converse(method, ctx, receive, send, limit)
+        await send({"type": "websocket.accept"})
+        with admission.of(ctx):
+            await _converse(method, ctx, receive, send, limit)
     except OSError:
         return  # the caller is gone
     except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
@@ -64,6 +66,7 @@ async def serve(
             await send({"type": "websocket.close", "code": code})
     finally:
         ctx.done = True
+        admission.leave(ctx)
         CURRENT.reset(token)
 
 
@@ -74,8 +77,8 @@ def _admitted(method: Method | None, scope: Scope, guard: Guard | None) -> Conte
     seconds = method.timeout if method.kind is StreamKind.UNARY else None
     ctx = Context(method, scope, None if seconds is None else time.monotonic() + seconds)
     try:
-        if guard is not None:
-            guard.admit(ctx, dict(scope["headers"]))
+        # Whatever it calls: it has said nothing yet, and may take its time.
+        Admission.of(guard, ctx, dict(scope["headers"]))
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody comes in
         unary.told(error)
         return None

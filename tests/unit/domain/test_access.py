@@ -27,6 +27,7 @@ ENOUGH = {
     Need.OPEN: set(CALLERS),
     Need.ACCOUNT: {"user", "service", "admin", "admin service", "platform"},
     Need.USER: {"user", "admin", "admin service", "platform"},
+    Need.SERVICE: {"service", "admin", "admin service", "platform"},
     Need.ADMIN: {"admin", "admin service", "platform"},
     Need.PLATFORM: {"platform"},
     Need.GATEWAY: set(),

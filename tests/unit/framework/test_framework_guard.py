@@ -313,6 +313,7 @@ ALLOWED = {
     access.Need.OPEN: set(CALLERS),
     access.Need.ACCOUNT: {"service", "user", "admin", "platform"},
     access.Need.USER: {"user", "admin", "platform"},
+    access.Need.SERVICE: {"service", "admin", "platform"},
     access.Need.ADMIN: {"admin", "platform"},
     access.Need.PLATFORM: {"platform"},
     access.Need.GATEWAY: set(),
