@@ -97,8 +97,8 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         world.start()
         world.cli("run", str(world.service()))
         pids = world.processes()
-        assert {"nats", "registry", "network", "runtime", "mesh", "api", "proxy"} <= pids.keys()
-        assert len(pids) == 8
+        assert {"nats", "registry", "auth", "network", "runtime", "mesh", "api", "proxy"} <= pids.keys()
+        assert len(pids) == 9
         world.stop(signal.SIGKILL)
         assert worlds.eventually(lambda: not any(worlds.alive(pid) for pid in pids.values()))
         world.start()

@@ -129,7 +129,8 @@ def test_a_killed_service_leaves_nothing_behind(world: worlds.World) -> None:
 def test_an_archive_that_is_none_is_refused_and_leaves_no_trace(world: worlds.World) -> None:
     code = """
 import asyncio, sys
-from micro import client, errors
+from micro import errors
+from micro.rpc.client import Client
 from micro.rpc.gen.micro.runtime.v1.runtime_connect import RuntimeClient, SourceClient
 from micro.rpc.gen.micro.runtime.v1.runtime_pb import CreateRequest, Service, UploadRequest
 
@@ -137,6 +138,7 @@ async def pieces():
     yield UploadRequest(name="broken", data=b"this is no archive" * 100)
 
 async def main():
+    client = Client(metadata={"authorization": f"Bearer {sys.argv[1]}"})
     uploaded = await client.of(SourceClient, "runtime").upload(pieces())
     try:
         request = CreateRequest(service=Service(name="broken"), upload_id=uploaded.id, wait=True)
@@ -146,7 +148,9 @@ async def main():
 
 asyncio.run(main())
 """
-    done = subprocess.run([sys.executable, "-c", code], env=world.env, capture_output=True, text=True, timeout=30)
+    token = world.cli("user", "token", "--platform").stdout.strip()
+    command = [sys.executable, "-c", code, token]
+    done = subprocess.run(command, env=world.env, capture_output=True, text=True, timeout=30)
     assert done.stdout.startswith("invalid_argument "), done.stdout + done.stderr
     assert len(done.stdout.strip().splitlines()) == 1
     assert status(world, "broken") == {}
