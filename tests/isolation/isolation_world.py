@@ -71,6 +71,9 @@ class _Traffic:
     async def registered(self, namespace: str, name: str, node_id: str) -> int:
         return 1
 
+    async def services(self, namespace: str) -> set[str]:
+        return set()
+
     async def deregister(self, namespace: str, name: str, node_id: str) -> int:
         return 1
 

@@ -43,12 +43,24 @@ async def test_an_account_is_the_service_s_and_holds_nothing(world: World) -> No
     account = await world.store.account(A, made.id)
     assert account is not None
     assert (account.type, account.service, account.scopes) == (Type.SERVICE, "hello", frozenset())
+    assert await accounts.exists(A, "hello", "v1")
+    assert not await accounts.exists(A, "hello", "v2")
+    assert not await accounts.exists(B, "hello", "v1")
     again = await accounts.ensure(A, "hello", "v1")
     assert (again.id, again.secret != made.secret) == (made.id, True)
     assert await kind(world.login((made.id, A))) is Kind.UNAUTHENTICATED, "the secret that was lost holds no more"
     await accounts.remove(A, "hello", "v1")
     await accounts.remove(A, "hello", "v1")
     assert await world.store.account(A, made.id) is None
+    assert not await accounts.exists(A, "hello", "v1")
+
+
+async def test_no_two_services_share_an_account(world: World) -> None:
+    accounts = RemoteAccounts(client(world))
+    one, other = await accounts.ensure(A, "a-b", "c"), await accounts.ensure(A, "a", "b-c")
+    for made in (one, other):
+        world.secrets[made.id, A] = made.secret
+        await world.login((made.id, A))
 
 
 @pytest.mark.parametrize(
@@ -65,18 +77,18 @@ async def test_a_service_takes_over_nobody_s_account(
     world: World, type_: str, scopes: list[str], metadata: dict[str, str]
 ) -> None:
     made = auth.GenerateRequest(
-        id="ann-smith", secret="her own secret", namespace=A, type=type_, scopes=scopes, metadata=metadata
+        id="ann@smith", secret="her own secret", namespace=A, type=type_, scopes=scopes, metadata=metadata
     )
     await world.as_root("/micro.auth.v1.Auth/Generate", made)
-    world.secrets["ann-smith", A] = "her own secret"
+    world.secrets["ann@smith", A] = "her own secret"
     accounts = RemoteAccounts(client(world))
     assert await kind(accounts.ensure(A, "ann", "smith")) is Kind.ALREADY_EXISTS
     await accounts.remove(A, "ann", "smith")
-    await world.login(("ann-smith", A))
+    await world.login(("ann@smith", A))
 
 
 async def test_a_service_does_not_take_somebody_s_name_either(world: World) -> None:
-    named = auth.GenerateRequest(id="jane", name="ann-smith", namespace=A)
+    named = auth.GenerateRequest(id="jane", name="ann@smith", namespace=A)
     await world.as_root("/micro.auth.v1.Auth/Generate", named)
     accounts = RemoteAccounts(client(world))
     assert await kind(accounts.ensure(A, "ann", "smith")) is Kind.ALREADY_EXISTS
@@ -84,7 +96,7 @@ async def test_a_service_does_not_take_somebody_s_name_either(world: World) -> N
 
 async def test_a_service_is_who_it_says_and_its_account_goes_with_it(world: World) -> None:
     name = await world.workload(A, f"ann-{A}")
-    [id_] = [id_ for id_, namespace in world.secrets if id_ == f"{name}-latest"]
+    [id_] = [id_ for id_, namespace in world.secrets if id_ == f"{name}@latest"]
     await world.login((id_, A))
     gone = runtime.DeleteRequest(name=name, namespace=A)
     await world.as_root("/micro.runtime.v1.Runtime/Delete", gone)
@@ -108,5 +120,5 @@ async def test_what_a_namespace_holds_is_counted_and_ended_with_it(world: World)
     assert await kind(world.as_root("/micro.runtime.v1.Runtime/Logs", logs)) is Kind.NOT_FOUND
     assert await kind(world.login((f"adm-{A}", A))) is Kind.UNAUTHENTICATED
     assert await tenants.count(B) == 1
-    await world.login((f"{SHARED}-latest", B))
+    await world.login((f"{SHARED}@latest", B))
     await tenants.end("nowhere")

@@ -28,6 +28,7 @@ class Action(NamedTuple):
         arguments: adds its arguments to a parser.
         offers: what completion offers as its first argument.
         note: what its help ends with.
+        also: other words for the same, which help does not list.
     """
 
     words: str
@@ -36,6 +37,7 @@ class Action(NamedTuple):
     arguments: Callable[[argparse.ArgumentParser], None] = _nothing
     offers: Callable[[Session], list[str]] | None = None
     note: str = ""
+    also: str = ""
 
 
 def run(command: str, known: Sequence[Action], words: Sequence[str], session: Session) -> int:
@@ -77,8 +79,13 @@ def offered(known: Sequence[Action], words: Sequence[str], session: Session) -> 
 def find(known: Sequence[Action], words: Sequence[str]) -> Action | None:
     """The action that the words begin with, the longest that fits; singular and plural are the same."""
     typed = [_folded(word) for word in words]
-    fitting = [one for one in known if typed[: len(one.words.split())] == [_folded(word) for word in one.words.split()]]
+    fitting = [one for one in known if any(_begins(typed, words) for words in (one.words, one.also or one.words))]
     return max(fitting, key=lambda one: len(one.words.split()), default=None)
+
+
+def _begins(typed: Sequence[str], words: str) -> bool:
+    spelled = [_folded(word) for word in words.split()]
+    return list(typed[: len(spelled)]) == spelled
 
 
 def _folded(word: str) -> str:

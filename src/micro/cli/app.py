@@ -120,7 +120,10 @@ def parser(name: str, words: Sequence[str] = ()) -> Parser:
         return actions.parser(name, known, words)
     made = arguments.Parser(name, COMMANDS[name][1])
     _module(name).add_arguments(made)
-    made.add_globals()
+    if name == "server":
+        made.add_help_flag()
+    else:
+        made.add_globals()
     return made
 
 
@@ -150,6 +153,6 @@ def _command(name: str, words: list[str], session: Session) -> int:
     except arguments.HelpWantedError as wanted:
         session.out.stream.write(str(wanted))
         return 0
-    session.choose(args.global_env or "", getattr(args, "global_namespace", None) or "")
+    session.choose(getattr(args, "global_env", None) or "", getattr(args, "global_namespace", None) or "")
     code: int = _module(name).run(args, session)
     return code

@@ -59,7 +59,11 @@ class Parser(argparse.ArgumentParser):
             group.add_argument(
                 "--namespace", "-namespace", dest="global_namespace", metavar="NAME", help="the namespace to work in"
             )
-        group.add_argument("-h", "--help", action="help", help="show this and end")
+        self.add_help_flag(group)
+
+    def add_help_flag(self, group: argparse._ArgumentGroup | None = None) -> None:
+        """Add --help alone, for a command that talks to no environment."""
+        (group or self).add_argument("-h", "--help", action="help", help="show this and end")
 
     def options(self) -> list[str]:
         """The long names of the flags, for completion."""

@@ -173,7 +173,7 @@ def report(reference: plan.Reference, word: str, session: Session) -> None:
     """Say that it runs, where it answers, how to call it and how to see its logs."""
     out = session.out
     url = view.url(reference.name, session.environment.api_address)
-    out.line(f"{out.styled('✔', 'green') + ' ' if out.colour else ''}{reference} {word}")
+    out.line(f"{out.styled('✓', 'green') + ' ' if out.colour else ''}{reference} {word}")
     rows = [("url", url)] if url else []
     words, flag, body = _example(reference.name, session)
     if words:
@@ -232,4 +232,4 @@ def watch(
             shown = text
         else:
             shown = ""
-            session.out.line(f"{session.out.styled('✔ ', 'green') * session.out.colour}{workload.reference} updated")
+            session.out.line(f"{session.out.styled('✓ ', 'green') * session.out.colour}{workload.reference} updated")

@@ -94,6 +94,8 @@ def lookup(service: str, session: Session) -> list[dict[str, Any]]:
         if near:
             raise failures.UnreachableError(f"{service!r} is not a command: did you mean {near}?") from None
         raise failures.UnreachableError(f"no command {service!r}, and {error}") from None
+    except failures.StartingError:
+        raise
     except failures.NoServiceError:
         running = sorted({str(one["name"]) for one in session.platform.list_services() if one.get("name")})
         near = failures.closest(service, [*COMMANDS, *running])

@@ -164,16 +164,23 @@ class Environments:
         return self._put(name, where, description, tls, move=False)
 
     def set_address(self, name: str, where: str, *, tls: Tls | None = None) -> Environment | None:
-        """Point a built-in place at a deployment, or at none with "none". Its session ends here when it moves.
+        """Point an environment at another deployment. Its session ends here when it moves.
+
+        Args:
+            name: of a built-in place, or of an environment that was added.
+            where: its address; "none" takes away that of a built-in place.
+            tls: as in `add`.
 
         Raises:
-            UsageError: it is no such place; a bad address or file.
+            UsageError: there is no such environment; a bad address or file.
         """
-        if name not in PLACES:
+        if name not in PLACES and name not in self._added():
             hint = f"type micro env add {name} HOST:PORT" if name != LOCAL else "it is the server of this home"
-            raise failures.UsageError(f"environment {name!r} is not one of {' and '.join(PLACES)}: {hint}")
+            raise failures.UsageError(f"environment {name!r} has no address to change: {hint}")
         if where != "none":
             return self._put(name, where, "", tls, move=True)
+        if name not in PLACES:
+            raise failures.UsageError(f"environment {name!r} was added: to remove it, micro env del {name}")
         with self._changing() as content:
             if content.get("env") == name:
                 raise failures.UsageError(f"environment {name!r} is the current one: first type micro env set local")
@@ -225,7 +232,9 @@ class Environments:
             before = address(str(added[name]["address"])) if name in added else place
             moved = (before.host, before.port) != (place.host, place.port)
             if moved and not move:
-                raise failures.UsageError(f"environment {name!r} is at {before}: first type micro env del {name}")
+                raise failures.UsageError(
+                    f"environment {name!r} is at {before}: to move it, type micro env set-address {name} {where}"
+                )
             record: dict[str, Any] = {} if moved else dict(added.get(name, {}))
             record |= {"address": where if address(where) == place else str(place)}
             record |= {"description": description} if description else {}
@@ -275,8 +284,9 @@ class Environments:
         with contextlib.suppress(OSError, ValueError, errors.Error):
             state = json.loads((self._folder / "server" / "state.json").read_text("utf-8"))
             tls = Tls(pinned=str(state.get("tls_cert", "")))
-            where = address(state["proxy_address"], secure=bool(tls.pinned))
+            where = address(addresses.near(state["proxy_address"]), secure=bool(tls.pinned))
             api = str(state.get("api_address", ""))
+            api = addresses.near(api) if api else api
             api = f"https://{api}" if api and tls.pinned else api
             return Environment(LOCAL, where, api, "the server of this home", tls, trusted=_runs(state.get("pid")))
         return Environment(LOCAL, DEFAULT_ADDRESS, DEFAULT_API_ADDRESS, "the server of this home", trusted=False)

@@ -46,6 +46,10 @@ class NoServiceError(Error):
         super().__init__(Kind.NOT_FOUND, message)
 
 
+class StartingError(NoServiceError):
+    """The service is known and cannot be called yet."""
+
+
 class NoEndpointError(Error):
     """The service is there and has no such endpoint."""
 

@@ -108,6 +108,15 @@ class Identity:
         token = _held(_uninterrupted(lambda: self._renewed(refused)), audience)
         return "" if token == refused else token
 
+    def checked(self, audience: Audience) -> str:
+        """The access token for whom is called once auth itself has taken it; another one when it has not.
+
+        Raises:
+            Error: as `token`.
+        """
+        token = self.token(audience)
+        return self.renewed(token, audience) or token
+
     def login(self, name: str, secret: str, namespace: str) -> StoredSession:
         """Open a session and keep it in place of the one before, which ends.
 

@@ -21,6 +21,9 @@ WAIT = 960.0
 """Seconds that building and starting a service may take: more than the runtime's own 900, so that its word arrives."""
 
 
+_COMING = frozenset(f"STATUS_{state}" for state in ("PENDING", "BUILDING", "STARTING", "RUNNING"))
+
+
 class Platform:
     """Calls to the core services in one namespace.
 
@@ -44,15 +47,23 @@ class Platform:
         """Every version of one service; the platform's own are found from every namespace.
 
         Raises:
-            NoServiceError: there is none of that name.
+            NoServiceError: there is none of that name; StartingError, which is one, when the runtime is starting it.
         """
         with contextlib.suppress(failures.NoServiceError):
             found = self._call("registry", "micro.registry.v1.Registry/GetService", self._scoped(name=name), timeout)
             if services := found.get("services"):
                 return list(services)
+        if self._starts(name, timeout):
+            raise failures.StartingError(f"{name} is starting: try again in a moment, or see: micro status")
         raise failures.NoServiceError(
             f"service {name!r} not found in namespace {self._namespace!r}: see micro services"
         )
+
+    def _starts(self, name: str, timeout: float) -> bool:
+        """Whether the runtime is about to make a service callable; one that runs has only to be registered."""
+        with contextlib.suppress(Error):
+            return any(one.get("status") in _COMING for one in self.read(name, timeout=timeout))
+        return False
 
     def create(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return self._service(self._call("runtime", "micro.runtime.v1.Runtime/Create", request, WAIT))
@@ -60,10 +71,10 @@ class Platform:
     def update(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return self._service(self._call("runtime", "micro.runtime.v1.Runtime/Update", request, WAIT))
 
-    def read(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
+    def read(self, name: str = "", version: str = "", timeout: float = QUICK) -> list[dict[str, Any]]:
         """The runtime's services, sorted by name and version."""
         request = self._scoped(name=name, version=version)
-        found = self._call("runtime", "micro.runtime.v1.Runtime/Read", request, QUICK)
+        found = self._call("runtime", "micro.runtime.v1.Runtime/Read", request, timeout)
         return list(found.get("services", []))
 
     def delete(self, name: str, version: str) -> None:

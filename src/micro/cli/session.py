@@ -78,6 +78,11 @@ class Session:
         chosen += [f"--namespace {self._namespace}"] if self._namespace else []
         return " ".join(["micro", *chosen])
 
+    @property
+    def micro_there(self) -> str:
+        """What a person types for `micro` to mean the same environment as in this run."""
+        return f"micro --env {self._environment}" if self._environment else "micro"
+
     def now(self) -> float:
         """Seconds since 1970."""
         return time.time()
@@ -123,9 +128,8 @@ class Session:
         from micro.cli.identity import Identity
         from micro.ports.sessions import Sessions
 
-        micro = f"micro --env {self._environment}" if self._environment else "micro"
         way = self._entrusted
-        return Identity(self.environment_name, Sessions(self.home), way, micro, renew=not self.hurried)
+        return Identity(self.environment_name, Sessions(self.home), way, self.micro_there, renew=not self.hurried)
 
     @property
     def chosen_namespace(self) -> str:

@@ -4,6 +4,7 @@ not changed by anybody."""
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -99,19 +100,26 @@ def check(path: str, account: Account | None, namespace: str) -> None:
     if need is Need.OPEN:
         return
     if account is None:
-        raise errors.unauthenticated(f"{path} needs an account: log in with `micro login`")
+        raise errors.unauthenticated(f"{_named(path)} needs an account: log in with `micro login`")
     if need is None or need in (Need.GATEWAY, Need.SERVER):
-        raise errors.permission_denied(f"{path} is not for accounts")
+        raise errors.permission_denied(f"{_named(path)} is not for accounts")
     if not account.belongs(namespace):
         raise foreign(account, namespace)
+    what = _named(path)
     if need is Need.ADMIN and not account.administers(namespace):
-        raise errors.permission_denied(f"{path} needs the admin scope in namespace {namespace}: {account} lacks it")
+        raise errors.permission_denied(f"{what} needs the admin scope in namespace {namespace}: {account} lacks it")
     if need is Need.PLATFORM and not account.platform:
-        raise errors.permission_denied(f"{path} needs the admin scope in namespace micro: {account} lacks it")
+        raise errors.permission_denied(f"{what} needs the admin scope in namespace micro: {account} lacks it")
     if need is Need.USER and account.type is Type.SERVICE and not account.administers(namespace):
-        raise errors.permission_denied(f"{path} is for users: {account} is a service without the admin scope")
+        raise errors.permission_denied(f"{what} is for users: {account} is a service without the admin scope")
     if need is Need.SERVICE and account.type is not Type.SERVICE and not account.administers(namespace):
-        raise errors.permission_denied(f"{path} is for services: {account} is a user without the admin scope")
+        raise errors.permission_denied(f"{what} is for services: {account} is a user without the admin scope")
+
+
+def _named(path: str) -> str:
+    """An endpoint as people type it: "runtime Runtime.Read" for "/micro.runtime.v1.Runtime/Read"; others by path."""
+    found = re.fullmatch(r"/micro\.(\w+)\.v\d+\.(\w+)/(\w+)", path)
+    return f"{found[1]} {found[2]}.{found[3]}" if found else path
 
 
 def foreign(account: Account, namespace: str) -> errors.Error:

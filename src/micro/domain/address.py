@@ -31,6 +31,12 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
+def near(text: str) -> str:
+    """HOST:PORT as this machine reaches it: a listener on every address is at 127.0.0.1, or at localhost with IPv6."""
+    host, port = split(text)
+    return join({"0.0.0.0": "127.0.0.1", "::": "localhost"}.get(host, host), port)  # noqa: S104 - looked for, not bound
+
+
 def is_loopback(host: str) -> bool:
     """Whether only programs on the same machine reach the host; `host` without brackets, a name or an IP address."""
     return host in ("localhost", "::1") or re.fullmatch(r"127(?:\.[0-9]{1,3}){3}", host) is not None

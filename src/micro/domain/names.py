@@ -48,6 +48,17 @@ def service(name: str) -> str:
     return name
 
 
+def platforms(name: str) -> bool:
+    """Whether the name of a service is one of the platform's own, or begins with one and a dot: "auth", "auth.keys"."""
+    return name.partition(".")[0] in CORE_SERVICES
+
+
+def nested(one: str, other: str) -> bool:
+    """Whether one of two services' names is below the other: "books" and "books.call", whose paths lie below
+    /books too."""
+    return one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
+
 def namespace(name: str) -> str:
     """Return the name when it is one for a namespace, or the default for an empty one.
 

@@ -107,7 +107,7 @@ def of_service(registrations: Iterable[Registration]) -> Route | None:
         endpoint
         for instance in instances
         for endpoint in instance.endpoints
-        if _PATH.fullmatch(endpoint.path) and not endpoint.path.startswith(_HIDDEN)
+        if _PATH.fullmatch(endpoint.path) and not endpoint.path.lower().startswith(_HIDDEN)
     ]
     kinds = {endpoint.kind for endpoint in endpoints}
     streams = {endpoint.path for endpoint in endpoints if endpoint.stream}

@@ -72,6 +72,16 @@ class Rule:
     access: Access = Access.GRANTED
     priority: int = 0
 
+    def __str__(self) -> str:
+        """What it says, in words."""
+        who = {
+            ANYONE: "anyone",
+            ANY_ACCOUNT: f"any account of namespace {self.namespace}",
+            ANY_NAMESPACE: "any account of any namespace",
+        }.get(self.scope, f"scope {self.scope}")
+        verb = "may" if self.access is Access.GRANTED else "may not"
+        return f"{who} {verb} call {self.resource}, priority {self.priority}"
+
     def applies(self, account: Account | None) -> bool:
         """Whether the rule is about this caller; None is one without an account.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from micro.domain import access, errors, names
 from micro.domain.access import Need
+from micro.domain.account import Account, Type
 from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
 from micro.domain.rule import Resource
@@ -69,6 +70,16 @@ class _Callers:
             known = self._learn(given, header)
         return known
 
+    def actor(self, given: bytes, namespace: str) -> Account | None:
+        """The service whose token it is, which acts for somebody there. Raises as `of` does; PERMISSION_DENIED for an
+        account that is no service's, or is of another namespace and not the platform's own."""
+        account = self.of(given, ACTOR).account
+        if account is None or account.type is not Type.SERVICE or not account.belongs(namespace):
+            raise errors.permission_denied(
+                f"{account} may not act for others: {ACTOR.decode()} is for service accounts of namespace {namespace}"
+            )
+        return account
+
     def _learn(self, given: bytes, header: bytes) -> _Caller:
         scheme, _, token = given.partition(b" ")
         try:
@@ -89,14 +100,14 @@ class _Callers:
         not count."""
         policy = self._policy
         kept = [
-            (given.partition(b" ")[2].decode("latin-1"), claims)
+            (claims, policy.key_of(given.partition(b" ")[2].decode("latin-1")))
             for header in (AUTHORIZATION, ACTOR)
             if (given := headers.get(header)) is not None and (claims := self.of(given, header).claims) is not None
         ]
 
         def hold() -> None:
-            for token, claims in kept:
-                policy.hold(token, claims)
+            for claims, kid in kept:
+                policy.hold(claims, kid)
 
         return hold
 
@@ -129,7 +140,7 @@ class RuleGuard(Guard):
         ctx.namespace = self._namespace
         actor = headers.get(ACTOR)
         if actor is not None:
-            ctx.actor = self._callers.of(actor, ACTOR).account
+            ctx.actor = self._callers.actor(actor, self._namespace)
         endpoint = ctx.endpoint
         allowed = caller.verdicts.get(endpoint.path)
         if allowed is None:
@@ -139,11 +150,15 @@ class RuleGuard(Guard):
 
     def keep(self, ctx: Context, headers: Headers, end: Callable[[Error], None]) -> Callable[[], None]:
         hold, caller, endpoint = self._callers.shown(headers), self._caller(headers), ctx.endpoint.name
+        rules = self._policy.rules
 
         def decide() -> None:
+            nonlocal rules
             hold()
-            if not self._decide(caller, endpoint):
-                raise self._denied(caller, endpoint)
+            if rules is not self._policy.rules:
+                rules = self._policy.rules
+                if not self._decide(caller, endpoint):
+                    raise self._denied(caller, endpoint)
 
         return self._streams.keep(decide, end)
 
@@ -198,11 +213,11 @@ class CoreGuard(Guard):
             ctx.namespace = names.DEFAULT_NAMESPACE
             return
         account = None if given is None else self._callers.of(given).account
-        actor = headers.get(ACTOR)
-        if actor is not None:
-            ctx.actor = self._callers.of(actor, ACTOR).account
         ctx.account = account
         ctx.namespace = named(headers.get(NAMESPACE, b"").decode("latin-1"), account)
+        actor = headers.get(ACTOR)
+        if actor is not None:
+            ctx.actor = self._callers.actor(actor, ctx.namespace)
         access.check(path, account, ctx.namespace)
 
     def keep(self, ctx: Context, headers: Headers, end: Callable[[Error], None]) -> Callable[[], None]:

@@ -110,6 +110,11 @@ class Policy:
         return self._state is not None and self._state.public
 
     @property
+    def rules(self) -> Rules:
+        """What is decided by; another object whenever they may be others."""
+        return self._rules
+
+    @property
     def namespaces(self) -> Mapping[str, Namespace]:
         """By name; told to the platform's own services only."""
         return MappingProxyType(self._state.namespaces if self._state is not None else {})
@@ -127,12 +132,16 @@ class Policy:
             raise _revoked()
         return claims
 
-    def hold(self, text: str, claims: Claims) -> None:
-        """Raise UNAUTHENTICATED when a token that held once, and said this, was taken back since: it was revoked, or
-        its key is none any more. That it has ended by itself does not count."""
+    def hold(self, claims: Claims, kid: str) -> None:
+        """Raise UNAUTHENTICATED when a token that held once, said this, and was signed with that key, was taken back
+        since: it was revoked, or the key is none any more. That it has ended by itself does not count."""
         if self._revocations.cover(claims) or claims.expires + 2 * token.SKEW_SECONDS < self._missed:
             raise _revoked()
-        self._verifier.recognize(text)
+        self._verifier.recognize(kid)
+
+    def key_of(self, text: str) -> str:
+        """Id of the key that signed a token, which was verified before."""
+        return self._verifier.key_of(text)
 
     def decide(self, account: Account | None, resource: Resource) -> Decision:
         """Whether the caller may. Raises UNAVAILABLE before all was told."""

@@ -30,6 +30,10 @@ class ServiceAccounts(ABC):
         """
 
     @abstractmethod
+    async def exists(self, namespace: str, service: str, version: str) -> bool:
+        """Whether the account is there. Raises UNAVAILABLE when auth does not answer."""
+
+    @abstractmethod
     async def remove(self, namespace: str, service: str, version: str) -> None:
         """Remove the account; its tokens are refused from then on. Removing what is absent is nothing to do.
 
@@ -42,5 +46,5 @@ class ServiceAccounts(ABC):
 
 
 def account_id(service: str, version: str) -> str:
-    """Id of a service's account: NAME-VERSION."""
-    return f"{service}-{version}"
+    """Id of a service's account: NAME@VERSION, so that no two have one id: neither part can hold the sign."""
+    return f"{service}@{version}"

@@ -15,6 +15,12 @@ from micro.domain.rule import Rule
 AUDIT_KEPT = 100_000
 """Entries of the audit log; older ones make room."""
 
+AUDIT_EACH = 20_000
+"""Entries of one namespace other than "micro": none can flush what is kept of others."""
+
+SERVED_KEPT = 1000
+"""Refresh tokens that a session is remembered to have used; older ones are unknown."""
+
 SESSIONS_LISTED = 1000
 """Sessions in one answer at most."""
 
@@ -149,7 +155,7 @@ class IdentityStore(ABC):
 
         Returns the session as it is now; None when nobody knows `used`, or the session had ended.
         Raises ABORTED as a RefreshTokenReusedError when `used` has served before: somebody else has it. That is known
-        until the session ends, for as long as a refresh token lives.
+        until the session ends, for as long as a refresh token lives, of the last SERVED_KEPT of a session.
         """
 
     @abstractmethod
@@ -223,7 +229,8 @@ class IdentityStore(ABC):
 
     @abstractmethod
     async def record(self, *audit: Entry) -> None:
-        """Add to the audit log what changed nothing else; of all that it was ever given, AUDIT_KEPT are kept."""
+        """Add to the audit log what changed nothing else; of all that it was ever given, AUDIT_KEPT are kept,
+        and AUDIT_EACH of a namespace other than "micro"."""
 
     @abstractmethod
     async def audit(self, namespace: str = "", *, account: str = "", limit: int = 50) -> list[Entry]:

@@ -119,6 +119,12 @@ class Traffic(Protocol):
         takes, also through the registry's restarts: the caller sets the deadline."""
         ...
 
+    async def services(self, namespace: str) -> set[str]:
+        """Names that are registered in a namespace, by whomever.
+
+        Raises UNAVAILABLE when the registry does not answer."""
+        ...
+
     async def deregister(self, namespace: str, name: str, node_id: str) -> int:
         """Take the instance out of the registry; return a revision in which it is absent.
 

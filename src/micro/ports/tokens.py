@@ -35,8 +35,12 @@ class Verifier(ABC):
         (seconds since 1970)."""
 
     @abstractmethod
-    def recognize(self, token: str) -> None:
-        """Raise UNAUTHENTICATED when the key of a token that was verified once is none of ours any more."""
+    def key_of(self, token: str) -> str:
+        """Id of the key that signed a token, which was verified before."""
+
+    @abstractmethod
+    def recognize(self, kid: str) -> None:
+        """Raise UNAUTHENTICATED when a key of that id is not known, or not any more."""
 
 
 class Signer(ABC):

@@ -39,13 +39,11 @@ class Admission:
         self._leave: Callable[[], None] | None = None
 
     @classmethod
-    def of(cls, guard: Guard | None, ctx: Context, headers: Mapping[bytes, bytes]) -> Admission:
+    def of(cls, guard: Guard, ctx: Context, headers: Mapping[bytes, bytes]) -> Admission:
         """Let a call in that goes on; `leave` it when it is done. Raises as `guard.admit` does."""
-        made = cls()
-        if guard is not None:
-            guard.admit(ctx, headers)
-            made._leave = guard.keep(ctx, headers, made.end)
-        ctx._admission = made
+        guard.admit(ctx, headers)
+        made = ctx._admission = cls()
+        made._leave = guard.keep(ctx, headers, made.end)
         return made
 
     def end(self, reason: Error) -> None:
@@ -76,6 +74,8 @@ class Admission:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is GeneratorExit:
+            return  # thrown away with its task, in no event loop any more
         task = _current()
         section = self._sections[task]
         if section.depth:
@@ -87,13 +87,12 @@ class Admission:
             raise self._reason from None
 
 
-UNBOUND = contextlib.nullcontext()
-"""In the place of an admission, for a call that does not go on."""
+_UNBOUND = contextlib.nullcontext()
 
 
 def of(ctx: Context) -> contextlib.AbstractContextManager[None]:
-    """Where a call may be stopped."""
-    return ctx._admission or UNBOUND
+    """Where a call may be stopped; does nothing for one that nobody guards, or that does not go on."""
+    return ctx._admission or _UNBOUND
 
 
 def leave(ctx: Context | None) -> None:

@@ -18,7 +18,7 @@ from micro.rpc.guard import Guard
 from micro.rpc.health import Health, Readiness
 from micro.rpc.interceptor import Interceptor
 from micro.rpc.method import Method, table
-from micro.rpc.receive import Receive
+from micro.rpc.receive import Receive, unheeded
 from micro.rpc.reflection import reflections
 from micro.rpc.resolve import Resolver
 from micro.rpc.send import Attentive, Send
@@ -166,6 +166,7 @@ class Application:
             else:
                 await http.serve(method, scope, headers, receive, send, self.max_message, guard)
         except Exception as error:  # noqa: BLE001 - the last place to answer from
+            await unheeded(receive, headers)
             await fail(send, error, kind, http.status(error))
 
     async def _route_grpc(
@@ -189,6 +190,8 @@ class Application:
             else:
                 await self._general(method, scope, headers, receive, send, self._guard_of(method))
         except Exception as error:  # noqa: BLE001 - the last place to answer from
+            if kind.startswith("application/grpc-web"):
+                await unheeded(receive, headers)
             await fail(send, error, kind)
 
     def _unknown(self, path: str, headers: RawHeaders) -> errors.Error:

@@ -111,7 +111,7 @@ class General:
             seconds = deadline.of_connect(given)
         ctx = Context(method, scope, None if seconds is None else time.monotonic() + seconds)
         receive, send = Patient(receive), Attentive(send)
-        if method.kind is not StreamKind.UNARY:
+        if guard is not None and method.kind is not StreamKind.UNARY:
             admitted = Admission.of(guard, ctx, headers)
             receive, send = _receiving(admitted, receive), _sending(admitted, send)
         elif guard is not None:

@@ -20,7 +20,7 @@ from micro.rpc.admission import Admission
 from micro.rpc.context import CURRENT, Context, Scope
 from micro.rpc.guard import Guard
 from micro.rpc.method import Method
-from micro.rpc.receive import Receive
+from micro.rpc.receive import Receive, unheeded
 from micro.rpc.send import Attentive, Send
 from micro.rpc.unary import RawHeaders
 
@@ -72,22 +72,26 @@ async def serve(
     guard: Guard | None = None,
 ) -> None:
     """Answer one call; a method with a stream of answers streams them."""
-    ctx = None
+    ctx, refused = None, True
     try:
         ctx = Context(method, scope, None)
-        if method.kind is StreamKind.SERVER:
+        if guard is not None and method.kind is StreamKind.SERVER:
             Admission.of(guard, ctx, headers)
         elif guard is not None:
             guard.admit(ctx, headers)
         if method.kind in {StreamKind.CLIENT, StreamKind.BIDI}:
             raise errors.invalid_argument(f"{method.name} takes a stream of requests: call it over WebSocket or gRPC")
         ctx.deadline = unary.due(headers, method.timeout)
+        _acceptable(scope, headers, limit)
+        refused = False
         with admission.of(ctx):
             request = await read(method, scope, headers, receive, limit)
         if method.kind is StreamKind.UNARY:
             body = frames.within(json_codec.encode(await method.invoke(request, ctx, receive)), limit)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
         admission.leave(ctx)
+        if refused:
+            await unheeded(receive, headers)
         await unary.fail_http(send, error, ctx, status(error))
         return
     if method.kind is StreamKind.UNARY:
@@ -97,18 +101,27 @@ async def serve(
     await _Streaming(method, ctx, send, limit, events=events).run(request, receive)
 
 
+def _acceptable(scope: Scope, headers: RawHeaders, limit: int) -> None:
+    """Refuse what the headers tell is none. Raises RESOURCE_EXHAUSTED, WrongMediaTypeError, WrongVerbError."""
+    verb = scope["method"]
+    if verb in _BODIES:
+        frames.declared(headers, limit)
+        kind = media_type(headers)
+        if kind not in {"application/json", _FORM, ""}:
+            raise WrongMediaTypeError(kind)
+    elif verb not in _QUERIES:
+        raise WrongVerbError(verb)
+
+
 async def read(method: Method, scope: Scope, headers: RawHeaders, receive: Receive, limit: int) -> Any:
-    """The request of a call.
+    """The request of a call whose headers are acceptable.
 
     Raises:
-        Error: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, WrongMediaTypeError, WrongVerbError.
+        Error: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, WrongMediaTypeError.
     """
     verb, kind = scope["method"], media_type(headers)
     texts, body = [scope.get("query_string", b"")], b""
     if verb in _BODIES:
-        frames.declared(headers, limit)
-        if kind not in {"application/json", _FORM, ""}:
-            raise WrongMediaTypeError(kind)
         body = await frames.rest(await receive(), receive, limit, framed=False)
         if body and not kind:
             raise WrongMediaTypeError("")
@@ -116,8 +129,6 @@ async def read(method: Method, scope: Scope, headers: RawHeaders, receive: Recei
         if kind == _FORM and not body.lstrip().startswith(b"{"):
             texts.append(body)
             body = b""
-    elif verb not in _QUERIES:
-        raise WrongVerbError(verb)
     if any(texts):
         return query.request(method.input, texts, body)
     try:

@@ -40,17 +40,16 @@ class JwtVerifier(Verifier):
             raise errors.unauthenticated("the token names two namespaces")
         return claims
 
-    def recognize(self, token: str) -> None:
-        self._known(_header(token)[1])
+    def key_of(self, token: str) -> str:
+        return _header(token)[1]
 
-    def _known(self, kid: str) -> PublicKey:
+    def recognize(self, kid: str) -> None:
         if kid not in self._keys:
             raise errors.unauthenticated("the token is signed with a key that is not known any more: log in again")
-        return self._keys[kid]
 
     def _payload(self, token: str, kid: str) -> dict[str, Any]:
         """What a token says whose signature is good."""
-        key = self._known(kid)
+        self.recognize(kid)
         # Here, because it takes a quarter of a second, and many processes never see a token.
         from jwt.api_jws import PyJWS
         from jwt.exceptions import PyJWTError
@@ -59,7 +58,7 @@ class JwtVerifier(Verifier):
             self._jws = PyJWS(algorithms=["ES256"])
         try:
             if kid not in self._loaded:
-                self._loaded[kid] = _load(key)
+                self._loaded[kid] = _load(self._keys[kid])
             said = json.loads(self._jws.decode(token, self._loaded[kid], ["ES256"]))
         except (PyJWTError, ValueError, TypeError, RecursionError):
             raise errors.unauthenticated("the token is not signed by this deployment: log in to it") from None

@@ -19,7 +19,7 @@ from micro.rpc.context import Context, Scope
 from micro.rpc.deadline import DisconnectedError
 from micro.rpc.guard import REFUSED, Guard, RefusedTokenError
 from micro.rpc.method import Method
-from micro.rpc.receive import Receive
+from micro.rpc.receive import Receive, unheeded
 from micro.rpc.send import LARGE, Send, caught_up
 
 RawHeaders = Mapping[bytes, bytes]
@@ -94,12 +94,13 @@ def json(method: Method, limit: int, guard: Guard | None = None) -> Serve:
     admit = None if guard is None else guard.admit
 
     async def serve(scope: Scope, headers: RawHeaders, receive: Receive, send: Send) -> None:
-        ctx = None
+        ctx, refused = None, True
         try:
             ctx = Context(method, scope, due(headers, default))
             if admit is not None:
                 admit(ctx, headers)
             frames.declared(headers, limit)
+            refused = False
             message = await receive()
             body = message.get("body", b"")
             if message.get("more_body") or len(body) > limit:
@@ -110,6 +111,8 @@ def json(method: Method, limit: int, guard: Guard | None = None) -> Serve:
                 raise wire.malformed(error) from error
             response = frames.within(json_codec.encode(await invoke(request, ctx, receive)), limit)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            if refused:
+                await unheeded(receive, headers)
             await fail_http(send, error, ctx)
             return
         await answer_http(send, response, ctx)

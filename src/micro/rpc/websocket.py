@@ -77,8 +77,9 @@ def _admitted(method: Method | None, scope: Scope, guard: Guard | None) -> Conte
     seconds = method.timeout if method.kind is StreamKind.UNARY else None
     ctx = Context(method, scope, None if seconds is None else time.monotonic() + seconds)
     try:
-        # Whatever it calls: it has said nothing yet, and may take its time.
-        Admission.of(guard, ctx, dict(scope["headers"]))
+        if guard is not None:
+            # Whatever it calls: it has said nothing yet, and may take its time.
+            Admission.of(guard, ctx, dict(scope["headers"]))
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody comes in
         unary.told(error)
         return None

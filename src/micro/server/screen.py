@@ -7,7 +7,10 @@ import time
 from typing import TextIO
 
 from micro._version import __version__
-from micro.server.first_start import FirstAdmin
+from micro.domain import errors
+from micro.domain.address import near
+from micro.ports.sessions import Sessions
+from micro.server.first_start import LOCAL, FirstAdmin
 from micro.server.settings import Layout, Settings
 from micro.server.supervisor import Unit
 
@@ -54,8 +57,10 @@ class Terminal:
         self._line(f"  {self._paint('1;32', 'ready')} in {seconds:.1f} s; Ctrl-C stops it")
         self._line()
         secure = "s" if settings.tls_cert else ""
-        self._line(f"  HTTP  {self._paint('36', f'http{secure}://{settings.api_address}')}")
-        self._line(f"  gRPC  {self._paint('36', settings.proxy_address)}")
+        self._line(
+            f"  HTTP  {self._paint('36', f'http{secure}://{near(settings.api_address)}')}{self._more(settings.api_address)}"
+        )
+        self._line(f"  gRPC  {self._paint('36', near(settings.proxy_address))}{self._more(settings.proxy_address)}")
         self._line(f"  logs  {layout.logs}")
         self._line()
         self._line(f"  calls {_who_may(settings)}")
@@ -63,7 +68,10 @@ class Terminal:
         self._line()
         if first is not None:
             self._first(first, layout)
-        self._line(f"  next: {self._paint('1', 'micro new greeter && cd greeter && micro run .')}")
+        self._line(f"  next: {self._paint('1', _next(settings, first))}")
+
+    def _more(self, address: str) -> str:
+        return "" if near(address) == address else self._paint("2", "  on every address")
 
     def _first(self, first: FirstAdmin, layout: Layout) -> None:
         self._line(f"  admin {self._paint('1', first.id)}, with the secret {self._paint('1', first.secret)}")
@@ -78,6 +86,16 @@ class Terminal:
         """The last line."""
         self._line()
         self._line("  stopped")
+
+
+def _next(settings: Settings, first: FirstAdmin | None) -> str:
+    if first is None:
+        with contextlib.suppress(errors.Error):  # what is wrong with the file, the next command says
+            if Sessions(settings.home).read(LOCAL).session is None:
+                return "micro login --username admin"
+    elif not first.session:
+        return f"micro login --username {first.id}"
+    return "micro new greeter && cd greeter && micro run ."
 
 
 def _who_may(settings: Settings) -> str:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("micro.auth")
 
-_STEP = 1e-6
+STEP = 1e-6
 
 
 class Moments:
@@ -39,7 +39,7 @@ class Moments:
         """A moment after all that were given before."""
         now = self._now()
         if self._last - SKEW_SECONDS <= now <= self._last:
-            now = self._last + _STEP
+            now = self._last + STEP
         self._last = round(now, 6)
         return self._last
 

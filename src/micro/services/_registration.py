@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from micro.domain import errors, names
 from micro.domain.account import Account
 from micro.domain.route import LONGEST_TIMEOUT
 from micro.domain.service import Registration
+from micro.ports.accounts import account_id
 from micro.rpc import convert
 from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
+from micro.services import _auth_core as core
 
 SHORTEST_LEASE = 1.0
 LONGEST_LEASE = 3600.0
@@ -33,10 +37,11 @@ def may_register(account: Account, namespace: str, name: str) -> bool:
 
     Whoever is registered under a name is sent its calls, with the callers' tokens: a service's account stands for its
     own name only, other accounts need the admin scope. For a process that is started by hand an admin makes a service's
-    account: type service, metadata service=NAME.
+    account: type service, metadata service=NAME. The platform's own names are for its own accounts only, since what is
+    registered there is sent the tokens of every namespace.
     """
     if name in names.CORE_SERVICES:
-        return account.platform
+        return core.is_core(account)
     return account.administers(namespace) or (account.namespace == namespace and account.service == name)
 
 
@@ -52,6 +57,54 @@ def check_may_register(account: Account, namespace: str, name: str) -> None:
     )
 
 
+def check_beside(account: Account, registration: Registration, there: Iterable[Registration]) -> None:
+    """Whether it may stand beside what is registered. Raises PERMISSION_DENIED that names the other.
+
+    The paths of a name with dots lie below those of its first part, and the longer ones win. So of two such names the
+    first registered keeps its place, and only an admin may put another beside it. The account of a service that the
+    runtime started is let in: when it was created, its owner was compared. Nor may anybody have an instance of the
+    platform's own services for one of theirs.
+    """
+    name = registration.name
+    free = account.administers(registration.namespace) or _of_runtime(account)
+    for other in there:
+        platforms = other.namespace == names.DEFAULT_NAMESPACE and other.name in names.CORE_SERVICES
+        if platforms and name not in names.CORE_SERVICES and _meet(registration.node.address, other.node.address):
+            raise errors.permission_denied(
+                f"{registration.node.address} is where the platform's own {other.name} listens: use another address"
+            )
+        if not free and other.namespace == registration.namespace and names.nested(name, other.name):
+            raise errors.permission_denied(
+                f"{account} may not register {name!r}: its paths and those of {other.name!r}, which is registered, "
+                f"lie below each other; only admins of namespace {other.namespace} may have both"
+            )
+
+
+def _of_runtime(account: Account) -> bool:
+    version = account.metadata.get("version", "")
+    return bool(account.service and version) and account.id == account_id(account.service, version)
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two addresses, HOST:PORT, may be one: the ports are the same, and so are the hosts, or both are this
+    machine."""
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    if int(port) != int(other_port):
+        return False
+    return host.lower() == other_host.lower() or (_this_machine(host) and _this_machine(other_host))
+
+
+def _this_machine(host: str) -> bool:
+    host = host.strip("[]").lower().rstrip(".")
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:  # "localhost", and what resolvers take for an address: "127.1", "0x7f.1", "0"
+        return host == "localhost" or host[:1].isdigit()
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return found.is_loopback or found.is_unspecified
+
+
 def validated(message: pb.Service, namespace: str) -> Registration:
     """The registration that the message announces, in that namespace.
 
@@ -60,7 +113,7 @@ def validated(message: pb.Service, namespace: str) -> Registration:
             RESOURCE_EXHAUSTED when it is too large.
     """
     name = names.service(message.name)
-    if name in names.CORE_SERVICES and namespace != names.DEFAULT_NAMESPACE:
+    if names.platforms(name) and (name not in names.CORE_SERVICES or namespace != names.DEFAULT_NAMESPACE):
         raise errors.permission_denied(f"service name {name!r} belongs to the platform: choose another")
     if len(message.nodes) != 1:
         raise errors.invalid_argument(
@@ -75,7 +128,7 @@ def validated(message: pb.Service, namespace: str) -> Registration:
     _check_pairs(message.metadata, "service")
     _check_pairs(node.metadata, "node")
     for endpoint in message.endpoints:
-        if endpoint.path.startswith(PLATFORM_CONTRACTS) and name not in names.CORE_SERVICES:
+        if endpoint.path.lower().startswith(PLATFORM_CONTRACTS) and name not in names.CORE_SERVICES:
             raise errors.permission_denied(
                 f"{endpoint.path[:200]!r} is of a contract of the platform's own: use another package than micro"
             )

@@ -24,6 +24,8 @@ from micro.services import _auth_core as core
 from micro.services import _auth_messages as messages
 from micro.services import auth_sessions
 from micro.services._auth_changes import Changes, Moments
+from micro.services._auth_secrets import Secrets
+from micro.services._auth_turns import Turns
 from micro.services.auth_accounts import Accountant, AccountsHandler
 from micro.services.auth_attempts import Allowance, Proofs
 from micro.services.auth_audit import AuditHandler
@@ -151,8 +153,9 @@ class AuthService:
         self.feed = feed = Feed(public=public, history=history)
         self._keyring = keyring = Keyring(store, signer, verifier, feed, changes, moments)
         sessions = Sessions(store, keyring, feed, changes, moments)
-        accountant = Accountant(store, hasher, sessions, changes, moments)
-        proofs = Proofs(store, hasher, clock)
+        turns = Turns()
+        accountant = Accountant(store, Secrets(hasher, turns), sessions, changes, moments)
+        proofs = Proofs(store, hasher, turns, clock)
         self.accounts = AccountsHandler(store, accountant, proofs, feed, moments)
         self.rules = RulesHandler(store, feed, changes, moments)
         self.auth = AuthHandler(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,24 +11,20 @@ from micro.domain import errors
 from micro.domain.account import ADMIN, Account, Type
 from micro.ports import identity
 from micro.ports.identity import Entry, IdentityStore
-from micro.ports.secrets import SecretHasher
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.rpc.gen.micro.auth.v1.auth_connect import Accounts
 from micro.services import _auth_caller as caller
 from micro.services import _auth_core as core
 from micro.services import _auth_messages as messages
+from micro.services import _auth_secrets as secrets
 from micro.services import auth_sessions
 from micro.services._auth_changes import Changes, Moments
+from micro.services._auth_secrets import Secret, Secrets
 from micro.services.auth_attempts import Proofs
 from micro.services.auth_policy import Feed
 from micro.services.auth_sessions import Sessions
 
 _PAGE, _LONGEST_PAGE = 100, 1000
-
-
-def random_secret() -> str:
-    """One of 256 bits."""
-    return secrets.token_urlsafe(32)
 
 
 def subject(namespace: str) -> str:
@@ -45,42 +40,45 @@ class Accountant:
     """
 
     def __init__(
-        self, store: IdentityStore, hasher: SecretHasher, sessions: Sessions, changes: Changes, moments: Moments
+        self, store: IdentityStore, hashes: Secrets, sessions: Sessions, changes: Changes, moments: Moments
     ) -> None:
         self._store = store
-        self._hasher = hasher
+        self._hashes = hashes
         self._sessions = sessions
         self._changes = changes
         self._moments = moments
 
-    async def create(self, account: Account, secret: str, entry: Entry) -> Account:
+    async def create(self, account: Account, secret: Secret, entry: Entry) -> Account:
         """Store a new account, which is valid, and return it as it is now. Raises ALREADY_EXISTS, and NOT_FOUND
         for a namespace that there is none of."""
         account = dataclasses.replace(account, created=messages.rfc3339(self._moments.now()))
-        hashed = await self._hasher.hash(secret)
+        for called in (account.id, account.name or account.id):  # before a hash is worked out for nothing
+            if await self._store.secret(account.namespace, called) is not None:
+                raise identity.account_exists(account)
+        hashed = await self._hashes.hash(secret, entry.actor, entry.address)
         await self._changes.run(subject(account.namespace), lambda: self._store.create_account(account, hashed, entry))
         return account
 
     async def create_first(
-        self, account: Account, secret: str, actor: Account, address: str
+        self, account: Account, secret: Secret, actor: Account, address: str
     ) -> tuple[Account, str] | None:
         """Store the admin that a deployment begins with, and return it with its secret's hash; None when it has begun
         before."""
         now = self._moments.now()
         account = dataclasses.replace(account, created=messages.rfc3339(now))
-        hashed = await self._hasher.hash(secret)
+        hashed = await self._hashes.hash(secret, str(actor), address)
         entry = Entry(now, str(actor), "account.create", str(account), account.namespace, address)
         created = await self._changes.run(
             subject(account.namespace), lambda: self._store.create_first(account, hashed, entry)
         )
         return (account, hashed) if created else None
 
-    async def reset(self, account: Account, secret: str, actor: Account, address: str) -> tuple[Account, str]:
+    async def reset(self, account: Account, secret: Secret, actor: Account, address: str) -> tuple[Account, str]:
         """Give an account another secret, and at least these scopes, and end its sessions; make it where there is none.
 
         Returns the account as it is now, and its secret's hash.
         """
-        fresh = await self._hasher.hash(secret)
+        fresh = await self._hashes.hash(secret, str(actor), address)
 
         async def change() -> Account:
             now = self._moments.now()
@@ -101,7 +99,8 @@ class Accountant:
         account_tag = auth_sessions.tag(hashed)
 
         async def replace() -> None:
-            revoked = self._sessions.revoked(account.namespace, account_tag)
+            newest = await self._sessions.newest(*account.key)
+            revoked = self._sessions.ended(account.namespace, account_tag, newest)
             await self._store.replace_account(account, entry, secret=fresh, revoked=revoked)
             self._sessions.tell([revoked])
 
@@ -116,7 +115,8 @@ class Accountant:
             account_tag = auth_sessions.tag(hashed)
 
             async def remove() -> None:
-                revoked = self._sessions.revoked(namespace, account_tag)
+                newest = await self._sessions.newest(namespace, id)
+                revoked = self._sessions.ended(namespace, account_tag, newest)
                 await self._store.delete_account(namespace, id, revoked, entry)
                 self._sessions.tell([revoked])
 
@@ -137,7 +137,7 @@ class Accountant:
             account_tag = auth_sessions.tag(hashed)
 
             async def replace() -> None:
-                revoked = self._sessions.revoked(namespace, account_tag)
+                revoked = await self._sessions.revoked(namespace, id, account_tag)
                 await self._store.replace_account(changed, entry, revoked=revoked)
                 self._sessions.tell([revoked])
 
@@ -146,7 +146,7 @@ class Accountant:
 
         return await self._changes.run(subject(namespace), change)
 
-    async def set_secret(self, namespace: str, id: str, secret: str, entry: Entry, proven: str = "") -> str:  # noqa: A002
+    async def set_secret(self, namespace: str, id: str, secret: Secret, entry: Entry, proven: str = "") -> str:  # noqa: A002
         """Replace the secret and end the sessions; returns the new hash.
 
         Args:
@@ -155,7 +155,7 @@ class Accountant:
         Raises:
             Error: NOT_FOUND, and ABORTED when the secret was changed since it was proven.
         """
-        fresh = await self._hasher.hash(secret)
+        fresh = await self._hashes.hash(secret, entry.actor, entry.address)
 
         async def change() -> None:
             account, hashed = await self._found(namespace, id)
@@ -207,10 +207,10 @@ class AccountsHandler(Accounts):
     async def generate(self, request: pb.GenerateRequest, ctx: Any) -> pb.GenerateResponse:
         """`Auth.Generate`."""
         account = self._requested(request, caller.administered(ctx, request.namespace, self._feed))
-        secret = rules.secret(request.secret) if request.secret else random_secret()
+        secret = Secret(rules.secret(request.secret)) if request.secret else secrets.made()
         entry = caller.entry(ctx, self._moments.now(), "account.create", str(account), account.namespace)
         account = await self._accountant.create(account, secret, entry)
-        return pb.GenerateResponse(account=messages.to_account(account), secret=secret)
+        return pb.GenerateResponse(account=messages.to_account(account), secret=secret.text)
 
     async def list(self, request: pb.AccountsListRequest, ctx: Any) -> pb.AccountsListResponse:
         namespace = caller.administered(ctx, request.namespace, self._feed)
@@ -238,7 +238,7 @@ class AccountsHandler(Accounts):
 
     async def change_secret(self, request: pb.ChangeSecretRequest, ctx: Any) -> pb.ChangeSecretResponse:
         namespace, wanted = caller.own_or_administered(ctx, request.namespace, request.id, self._feed)
-        secret = rules.secret(request.new_secret) if request.new_secret else random_secret()
+        secret = Secret(rules.secret(request.new_secret)) if request.new_secret else secrets.made()
         entry = caller.entry(ctx, self._moments.now(), "account.secret", f"{namespace}/{wanted}", namespace)
         proven = ""
         if (namespace, wanted) == ctx.account.key:
@@ -247,7 +247,7 @@ class AccountsHandler(Accounts):
                 await self._store.record(dataclasses.replace(entry, outcome="refused"))
                 raise errors.permission_denied("the old secret is wrong: your own can only be changed with it")
         await self._accountant.set_secret(namespace, wanted, secret, entry, proven)
-        return pb.ChangeSecretResponse(secret="" if request.new_secret else secret)
+        return pb.ChangeSecretResponse(secret="" if request.new_secret else secret.text)
 
     async def update_scopes(self, request: pb.UpdateScopesRequest, ctx: Any) -> pb.UpdateScopesResponse:
         namespace = caller.administered(ctx, request.namespace, self._feed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,6 +11,8 @@ from micro.domain.account import LONGEST_SECRET, Account
 from micro.ports.clock import Clock, MonotonicClock
 from micro.ports.identity import IdentityStore
 from micro.ports.secrets import SecretHasher
+from micro.services._auth_secrets import could_be_made
+from micro.services._auth_turns import Turns, network
 
 ACCOUNT_FAILURES, ACCOUNT_LONGEST = 5, 30.0
 """From the fifth failure on an account rests, for 1 s, then twice as long each time, to half a minute: somebody who
@@ -26,13 +26,6 @@ FORGOTTEN_SECONDS = 3600.0
 
 KEPT = 16384
 """Accounts, and addresses, that are remembered; those that failed longest ago make room."""
-
-AT_ONCE = 2
-"""Secrets that are looked at side by side. The count is looked at in the same turn, so that a thousand guesses at once
-are no way around it."""
-
-WAITING = 256
-"""Logins that may wait for their turn."""
 
 
 @dataclass(slots=True)
@@ -80,14 +73,14 @@ class Attempts:
 
     def check(self, account: str, address: str) -> None:
         """Raises RESOURCE_EXHAUSTED, with the time to wait, as long as one of them rests."""
-        seconds = max(self._accounts.rest(account), self._addresses.rest(_network(address)))
+        seconds = max(self._accounts.rest(account), self._addresses.rest(network(address)))
         if seconds > 0:
             raise errors.resource_exhausted(f"too many attempts failed: try again in {math.ceil(seconds)} s")
 
     def failed(self, account: str, address: str) -> None:
         self._accounts.failed(account)
-        if network := _network(address):
-            self._addresses.failed(network)
+        if where := network(address):
+            self._addresses.failed(where)
 
     def succeeded(self, account: str) -> None:
         """The account's failures are forgotten; the address's are not, since whoever guesses may have one account."""
@@ -120,15 +113,17 @@ class Allowance:
 class Proofs:
     """Tells whether a secret that somebody shows is the account's.
 
-    Answer and time are the same whether there is no such account, or it has another secret.
+    Answer and time are the same whether there is no such account, or it has another secret. A secret that was made here
+    opens at once, whoever guesses meanwhile: nobody guesses one of 256 bits.
     """
 
-    def __init__(self, store: IdentityStore, hasher: SecretHasher, clock: Clock | None = None) -> None:
+    def __init__(
+        self, store: IdentityStore, hasher: SecretHasher, turns: Turns | None = None, clock: Clock | None = None
+    ) -> None:
         self._store = store
         self._hasher = hasher
+        self._turns = turns or Turns()
         self._attempts = Attempts(clock or MonotonicClock())
-        self._turns = asyncio.Semaphore(AT_ONCE)
-        self._waiting = 0
 
     async def check(
         self, namespace: str, id_or_name: str, secret: str, address: str
@@ -138,43 +133,28 @@ class Proofs:
         Raises:
             Error: RESOURCE_EXHAUSTED after too many failures, or while too many wait.
         """
+        if could_be_made(secret):
+            account, hashed = await self._store.secret(namespace, id_or_name) or (None, "")
+            if account is not None and self._hasher.proves(hashed, secret):
+                return True, account, hashed
         who = f"{namespace}/{id_or_name[:256]}"
         self._attempts.check(who, address)
-        if self._waiting >= WAITING:
-            raise errors.resource_exhausted("too many log in at the same time: try again in a few seconds")
-        self._waiting += 1
-        try:
-            await self._turns.acquire()
-        finally:
-            self._waiting -= 1
-        try:
+        async with self._turns.turn(who, address):
+            # Looked at again in the same turn, so that a thousand guesses at once are no way around the count.
             self._attempts.check(who, address)
             return await self._compare(who, namespace, id_or_name, secret, address)
-        finally:
-            self._turns.release()
 
     async def _compare(
         self, who: str, namespace: str, id_or_name: str, secret: str, address: str
     ) -> tuple[bool, Account | None, str]:
         account, hashed = await self._store.secret(namespace, id_or_name) or (None, None)
-        known = hashed if len(secret) <= LONGEST_SECRET else None
+        slow = hashed is not None and not self._hasher.is_made(hashed) and len(secret) <= LONGEST_SECRET
         right = False
         try:
-            right = await self._hasher.verify(known, secret[:LONGEST_SECRET])
+            right = await self._hasher.verify(hashed if slow else None, secret[:LONGEST_SECRET])
         finally:  # also when the caller has gone meanwhile
             if right:
                 self._attempts.succeeded(who)
             else:
                 self._attempts.failed(who, address)
         return right, account, hashed or ""
-
-
-def _network(address: str) -> str:
-    """What counts as one address: of IPv6 the network, since everybody has a whole one. Empty for none that counts."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return ""
-    if found.is_loopback:
-        return ""
-    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)

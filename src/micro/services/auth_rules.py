@@ -32,7 +32,7 @@ class RulesHandler(Rules):
 
     async def create(self, request: pb.RulesCreateRequest, ctx: Any) -> pb.RulesCreateResponse:
         wanted = _requested(request.rule, ctx, self._feed)
-        entry = caller.entry(ctx, self._moments.now(), "rule.create", wanted.id, wanted.namespace)
+        entry = caller.entry(ctx, self._moments.now(), "rule.create", _told(wanted), wanted.namespace)
 
         async def change() -> None:
             if self._feed.rule_count(wanted.namespace) >= MOST:
@@ -45,7 +45,7 @@ class RulesHandler(Rules):
 
     async def update(self, request: pb.RulesUpdateRequest, ctx: Any) -> pb.RulesUpdateResponse:
         wanted = _requested(request.rule, ctx, self._feed)
-        entry = caller.entry(ctx, self._moments.now(), "rule.update", wanted.id, wanted.namespace)
+        entry = caller.entry(ctx, self._moments.now(), "rule.update", _told(wanted), wanted.namespace)
 
         async def change() -> None:
             await self._store.replace_rule(wanted, entry)
@@ -100,6 +100,11 @@ def _subject(namespace: str) -> str:
     return f"rules of {namespace}"
 
 
+def _told(changed: Rule) -> str:
+    """A rule as the audit log keeps it: what it says from then on."""
+    return f"{changed.id}: {changed}"
+
+
 def _requested(asked: pb.Rule | None, ctx: Any, feed: Feed) -> Rule:
     if asked is None:
         raise errors.invalid_argument("rule is missing: say what it is about")
@@ -129,4 +134,6 @@ def _explain_core(resource: Resource, account: Account | None, namespace: str) -
         access.check(path, account, namespace)
     except errors.Error as error:
         return pb.ExplainResponse(reason=f"denied: {error}")
-    return pb.ExplainResponse(allowed=True, reason=f"granted: {path} is for {access.NEEDS[path].value}")
+    return pb.ExplainResponse(
+        allowed=True, reason=f"granted: {resource.name} {resource.endpoint} is for {access.NEEDS[path].value}"
+    )

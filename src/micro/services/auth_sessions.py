@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from micro.domain import errors, token
@@ -16,7 +18,7 @@ from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.rpc.gen.micro.auth.v1.auth_connect import Tokens
 from micro.services import _auth_caller as caller
 from micro.services import _auth_messages as messages
-from micro.services._auth_changes import Changes, Moments
+from micro.services._auth_changes import STEP, Changes, Moments
 from micro.services.auth_keys import Keyring
 from micro.services.auth_policy import Feed
 
@@ -25,6 +27,16 @@ _LONGEST_REFRESH = 128
 
 MOST = 100
 """Sessions of one account: a service that crashes and logs in again, for ever, leaves no more behind."""
+
+
+REFRESHES, REFRESH_WINDOW = 10, 10.0
+"""How often a session is refreshed in how many seconds: what has served is remembered, and takes room."""
+
+PRUNED_EVERY = 256
+"""Revocations after which those that no longer matter are removed from what is stored."""
+
+EVER = 253_402_300_800.0
+"""The year 10000: before it are all tokens."""
 
 
 class Sessions:
@@ -40,6 +52,8 @@ class Sessions:
         self._feed = feed
         self._changes = changes
         self._moments = moments
+        self._told = 0
+        self._refreshed: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
 
     async def tag(self, namespace: str, id: str) -> str:  # noqa: A002 - what it is
         """The tag of an account; empty for one that is not stored."""
@@ -83,9 +97,11 @@ class Sessions:
         found = await self._store.sessions(opened.namespace, opened.account)
         others = sorted((each for each in found if each.id != opened.id), key=lambda each: each.refreshed)
         for each in others[: max(0, len(found) - MOST)]:
-            revoked = self.revoked(each.namespace, each.id)
+            revoked = self.ended(each.namespace, each.id, each.refreshed)
             who = f"{each.namespace}/{each.account}"
-            entry = Entry(revoked.before, who, "session.end", each.id, each.namespace, opened.address, "one too many")
+            entry = Entry(
+                self._moments.now(), who, "session.end", each.id, each.namespace, opened.address, "one too many"
+            )
             await self._store.end_sessions(each.namespace, revoked, entry, session=each.id)
             self.tell([revoked])
 
@@ -101,6 +117,7 @@ class Sessions:
         async def change() -> pb.TokenResponse:
             now = self._moments.next()
             session_tag = shown[: token.TAG]
+            began, count = self._recently(_digest(shown), now)
             fresh = _refresh_token(session_tag)
             try:
                 session = await self._store.rotate(_digest(shown), _digest(fresh), now, now + token.REFRESH_SECONDS)
@@ -110,26 +127,62 @@ class Sessions:
             account = None if session is None else await self._store.account(session.namespace, session.account)
             if session is None or account is None:
                 raise _expired()
+            self._refreshed[_digest(fresh)] = (began, count + 1)
             return self._issue(account, session.id, fresh, now)
 
         return await self._changes.run(_subject(shown), change)
 
-    def revoked(self, namespace: str, session: str) -> Revoked:
-        """That tokens until now of a session, or of all sessions with a tag, are refused. To be made in a change of
-        that subject, stored, and passed to `tell`."""
-        now = self._moments.next()
-        until = now + token.ACCESS_SECONDS + 2 * token.SKEW_SECONDS
-        return Revoked(namespace, "", session, before=now, until=until)
+    def _recently(self, shown: bytes, now: float) -> tuple[float, int]:
+        """Since when the session of a refresh token is counted, and how often it was refreshed. Raises
+        RESOURCE_EXHAUSTED when that was too often."""
+        for digest, (began, _) in list(islice(self._refreshed.items(), 2)):  # two go where one comes
+            if not began <= now < began + REFRESH_WINDOW:
+                del self._refreshed[digest]
+        began, count = self._refreshed.get(shown, (now, 0))
+        if not began <= now < began + REFRESH_WINDOW:
+            return now, 0
+        if count >= REFRESHES:
+            raise errors.resource_exhausted("the session was refreshed too often: try again in a few seconds")
+        self._refreshed.pop(shown, None)
+        return began, count
+
+    def ended(self, namespace: str, session: str, newest: float = 0.0) -> Revoked:
+        """That all tokens of a session, or of all sessions with a tag that nobody gets again, are refused, whatever
+        they say about when they were made: a clock may have been set back.
+
+        To be made in a change of that subject, stored, and passed to `tell`.
+
+        Args:
+            newest: when the last of them was made, where it is known.
+        """
+        return Revoked(namespace, "", session, before=EVER, until=_until(max(self._moments.next(), newest)))
+
+    async def revoked(self, namespace: str, account: str, account_tag: str) -> Revoked:
+        """That the tokens which an account has got until now are refused, and later ones are not. As `ended`."""
+        before = max(self._moments.next(), await self.newest(namespace, account) + STEP)
+        return Revoked(namespace, "", account_tag, before=before, until=_until(before))
+
+    async def newest(self, namespace: str, account: str) -> float:
+        """When the account was last given a token, by what its sessions say."""
+        return max((each.refreshed for each in await self._store.sessions(namespace, account)), default=0.0)
 
     def tell(self, revoked: Iterable[Revoked]) -> None:
         """Have everybody refuse them. They have been stored."""
         self._feed.revoke(revoked, self._moments.now())
+        self._told += 1
+        if self._told % PRUNED_EVERY == 0:
+            self._changes.later("the revocations", self._prune)
+
+    async def _prune(self) -> None:
+        await self._store.revocations(self._moments.now())
 
     async def end(self, namespace: str, session: str, account: str, entry: Entry) -> None:
         """End a session, only if it is the account's where one is given. Raises NOT_FOUND."""
 
         async def change() -> None:
-            revoked = self.revoked(namespace, session)
+            found = await self._store.sessions(namespace, account)
+            newest = max((each.refreshed for each in found if each.id == session), default=0.0)
+            revoked = self.ended(namespace, session, newest)
             if not await self._store.end_sessions(namespace, revoked, entry, session=session, account=account):
                 raise errors.not_found(f"there is no session {session[:64]} in namespace {namespace}: it has ended")
             self.tell([revoked])
@@ -143,7 +196,7 @@ class Sessions:
             raise identity.no_account(namespace, account)
 
         async def change() -> None:
-            revoked = self.revoked(namespace, account_tag)
+            revoked = await self.revoked(namespace, account, account_tag)
             await self._store.end_sessions(namespace, revoked, entry, account=account)
             self.tell([revoked])
 
@@ -156,9 +209,9 @@ class Sessions:
 
     async def _stolen(self, session: Session, address: str) -> None:
         """Two have the same refresh token, and one of them should not: neither goes on."""
-        revoked = self.revoked(session.namespace, session.id)
+        revoked = self.ended(session.namespace, session.id, session.refreshed)
         who = f"{session.namespace}/{session.account}"
-        entry = Entry(revoked.before, "", "session.reuse", who, session.namespace, address, "revoked")
+        entry = Entry(self._moments.now(), "", "session.reuse", who, session.namespace, address, "revoked")
         await self._store.end_sessions(session.namespace, revoked, entry, session=session.id)
         self.tell([revoked])
 
@@ -223,6 +276,11 @@ def subject(account_tag: str) -> str:
 def refused() -> errors.Error:
     """What everybody is told whose login does not fit, whatever the cause."""
     return errors.unauthenticated("id and secret do not fit: check both, and the namespace")
+
+
+def _until(newest: float) -> float:
+    """When all tokens have ended by themselves of which that is when the last was made."""
+    return newest + token.ACCESS_SECONDS + 2 * token.SKEW_SECONDS
 
 
 def _subject(begins_with_tag: str) -> str:

@@ -11,8 +11,9 @@ from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.rpc.gen.micro.auth.v1.auth_connect import Setup
 from micro.services import _auth_caller as caller
 from micro.services import _auth_core as core
+from micro.services import _auth_secrets as secrets
 from micro.services._auth_changes import Changes, Moments
-from micro.services.auth_accounts import Accountant, random_secret
+from micro.services.auth_accounts import Accountant
 from micro.services.auth_sessions import Sessions
 
 log = logging.getLogger("micro.auth")
@@ -42,7 +43,7 @@ class SetupHandler(Setup):
 
     async def _begin(self, address: str, *, reset: bool) -> pb.BeginResponse:
         account = Account(FIRST, names.DEFAULT_NAMESPACE, FIRST, Type.USER, frozenset({ADMIN}))
-        secret = random_secret()
+        secret = secrets.made()
         actor = core.account(core.SERVER)
         made = await self._accountant.create_first(account, secret, actor, address)
         if made is not None:
@@ -54,4 +55,4 @@ class SetupHandler(Setup):
             return pb.BeginResponse(id=FIRST)
         account, hashed = made
         session = await self._sessions.open(account, hashed, address) if self._local_login else None
-        return pb.BeginResponse(id=FIRST, secret=secret, session=session)
+        return pb.BeginResponse(id=FIRST, secret=secret.text, session=session)

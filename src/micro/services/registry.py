@@ -26,7 +26,7 @@ from micro.rpc import convert
 from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
 from micro.rpc.gen.micro.registry.v1.registry_connect import Registry
 from micro.services import _caller as caller
-from micro.services._registration import check_may_register, lease_seconds, may_register, validated
+from micro.services._registration import check_beside, check_may_register, lease_seconds, may_register, validated
 
 log = logging.getLogger("micro.registry")
 
@@ -135,6 +135,7 @@ class RegistryService(Registry):
             if known is not None and known.registration == registration and key not in self._uncertain:
                 self._grant(key, seconds)
                 return pb.RegisterResponse(revision=known.revision)
+            check_beside(account, registration, self._near(registration))
             self._uncertain.add(key)
             revision = await self._state.put(registration)
             await self._visible(key, revision)
@@ -187,6 +188,12 @@ class RegistryService(Registry):
 
     def _in(self, namespace: str) -> list[Entry]:
         return [entry for entry in self._view.entries() if entry.registration.namespace == namespace]
+
+    def _near(self, newcomer: Registration) -> list[Registration]:
+        """What the newcomer could be in the way of: all of its namespace, and what the platform has anywhere."""
+        around = (newcomer.namespace, names.DEFAULT_NAMESPACE)
+        found = (entry.registration for entry in self._view.entries())
+        return [one for one in found if one.namespace in around and one.key != newcomer.key]
 
     def _check_exists(self, namespace: str) -> None:
         if not self._exists(namespace):

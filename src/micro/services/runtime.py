@@ -76,9 +76,7 @@ class Runtime(runtime_connect.Runtime):
         if not request.upload_id:
             raise errors.invalid_argument(f"{name} cannot be created without source: upload it first")
         _check_size(asked, request.env)
-        # All versions share the name's calls: a new one is for whoever has the others.
-        for other in self._workloads.select(namespace, name):
-            _check_may_change(account, other.workload)
+        await self._check_name(account, namespace, name)
         wanted = Workload(
             namespace=namespace,
             name=name,
@@ -91,6 +89,32 @@ class Runtime(runtime_connect.Runtime):
         )
         entry = await self._workloads.create(wanted, request.upload_id, wait=request.wait)
         return CreateResponse(service=_service(entry))
+
+    async def _check_name(self, account: Account, namespace: str, name: str) -> None:
+        """Whether the account may have a service of that name there: no calls of anybody else's would find it.
+
+        Raises PERMISSION_DENIED, and INVALID_ARGUMENT for a name of the platform's own."""
+        if names.platforms(name):
+            raise errors.invalid_argument(f"{name!r} begins with a name of the platform's own: choose another")
+        if account.administers(namespace):
+            return
+        by_hand = await self._host.traffic.services(namespace)
+        # Nothing is awaited from here on until the workload is there: two at once do not slip past.
+        for other in self._workloads.select(namespace):
+            by_hand.discard(other.workload.name)
+            # All versions share the name's calls: a new one is for whoever has the others.
+            if other.workload.name == name:
+                _check_may_change(account, other.workload)
+            elif names.nested(name, other.workload.name) and str(account) != other.workload.owner:
+                raise _nested(name, other.workload.name, namespace)
+        if name in by_hand:
+            raise errors.permission_denied(
+                f"{name!r} is registered already by a process that was started by hand: of such names, only admins of "
+                f"namespace {namespace} may start another instance"
+            )
+        for registered in sorted(by_hand):
+            if names.nested(name, registered):
+                raise _nested(name, registered, namespace)
 
     async def read(self, request: ReadRequest, ctx: Any) -> ReadResponse:
         namespace = caller.namespace(ctx, request.namespace)
@@ -200,6 +224,13 @@ def _check_may_change(account: Account, found: Workload) -> None:
         raise errors.permission_denied(
             f"{found} {whose}: of others, only admins of namespace {found.namespace} may change it"
         )
+
+
+def _nested(name: str, other: str, namespace: str) -> errors.Error:
+    return errors.permission_denied(
+        f"{name!r} and {other!r}, which is somebody else's, would share paths: choose another name, or ask an admin of "
+        f"namespace {namespace}"
+    )
 
 
 def _check_size(asked: runtime_pb.Service, env: Mapping[str, str]) -> None:

@@ -78,6 +78,8 @@ def test_a_chosen_secret_is_never_shown(admin: Shell, auth: FakeAuth) -> None:
         (["create", "account", "bob", "--secret-stdin"], "", "--secret-stdin reads a line from standard input"),
         (["create", "rule", "r", "--resource", "service:x"], "", "'service:x' is not a resource"),
         (["create", "rule", "default"], "", "'default' is the built-in rule's"),
+        (["update", "rule", "default", "--priority=1"], "", "'default' is the built-in rule's"),
+        (["update", "rule", "r"], "", "nothing to change: name --scope, --resource, --access or --priority"),
         (["explain", "ann", "service:x:*"], "", "'service:x:*' is not a resource: write service:NAME:ENDPOINT"),
         (["revoke", "token"], "", "type micro auth revoke token SESSION, or --account ID"),
         (["audit", "-n", "0"], "", "--lines takes a number from 1 to 1000, not 0"),
@@ -103,7 +105,9 @@ def test_mistakes_are_told_before_anything_is_sent(
 
 def test_rules(admin: Shell, auth: FakeAuth) -> None:
     words = ["--resource", "service:helloworld:*", "--access", "denied", "--priority", "5"]
-    assert admin("auth", "create", "rule", "no-hello", *words).out == "rule no-hello created\n"
+    assert admin("auth", "create", "rule", "no-hello", *words).out == (
+        "rule no-hello created: anyone may not call service:helloworld:*, priority 5\n"
+    )
     assert auth.rules["no-hello"] == {
         "id": "no-hello",
         "scope": "",
@@ -118,13 +122,55 @@ def test_rules(admin: Shell, auth: FakeAuth) -> None:
         ["no-hello", "<public>", "denied", "service:helloworld:*", "5"],
         ["default", "*", "granted", "*:*:*", "lowest"],
     ]
-    assert admin("auth", "update", "rule", "no-hello", "--scope=+").code == 0
+    assert admin("auth", "update", "rule", "no-hello", "--scope=+").out == (
+        "rule no-hello: any account of any namespace may not call service:helloworld:*, priority 5\n"
+    )
     assert json.loads(admin("auth", "list", "rules", "-o", "json").out)[0]["scope"] == "+"
     explained = admin("auth", "explain", "ann", "service:helloworld:Helloworld.Call")
     assert explained.out == "allowed: rule no-hello is about ann\n"
     assert admin("auth", "explain", "-", "service:helloworld:X", "-o", "json").code == 0
     assert auth.calls[-1].messages[0]["account"] == ""
     assert admin("auth", "delete", "rule", "no-hello").out == "rule no-hello deleted\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "named", "told"),
+    [
+        (["--priority=7"], {"priority": 7}, "scope admin may not call service:till:*, priority 7"),
+        (["--scope="], {"scope": ""}, "anyone may not call service:till:*, priority 5"),
+        (
+            ["--scope=*", "--access=granted"],
+            {"scope": "*", "access": "ACCESS_GRANTED"},
+            "any account of namespace micro may call service:till:*, priority 5",
+        ),
+        (
+            ["--resource=service:shop:Shop.Buy"],
+            {"resource": {"type": "service", "name": "shop", "endpoint": "Shop.Buy"}},
+            "scope admin may not call service:shop:Shop.Buy, priority 5",
+        ),
+    ],
+)
+def test_an_update_of_a_rule_changes_what_is_named_and_nothing_else(
+    admin: Shell, auth: FakeAuth, words: list[str], named: dict[str, object], told: str
+) -> None:
+    made = ["--scope=admin", "--resource=service:till:*", "--access=denied", "--priority=5"]
+    admin("auth", "create", "rule", "tills", *made)
+    before = dict(auth.rules["tills"])
+    assert admin("auth", "update", "rule", "tills", *words).out == f"rule tills: {told}\n"
+    assert auth.rules["tills"] == before | named
+
+
+def test_an_update_of_no_rule_or_of_nothing_changes_nothing(admin: Shell, auth: FakeAuth) -> None:
+    missing = admin("auth", "update", "rule", "nope", "--priority=1")
+    hint = "list them with micro auth list rules"
+    assert (missing.code, missing.err) == (1, f"micro: rule 'nope' not found in namespace micro: {hint}\n")
+    assert auth.rules == {}
+
+
+@pytest.mark.parametrize("noun", ["token", "tokens", "session", "sessions"])
+def test_a_session_may_be_called_what_it_is(admin: Shell, auth: FakeAuth, noun: str) -> None:
+    (own,) = json.loads(admin("auth", "list", noun, "-o", "json").out)
+    assert admin("auth", "revoke", noun, own["id"]).out == f"session {own['id']} has ended\n"
 
 
 def test_sessions_are_listed_and_ended(admin: Shell, auth: FakeAuth) -> None:
@@ -149,7 +195,7 @@ def test_keys_and_the_audit_log(admin: Shell) -> None:
 
 def test_namespaces(admin: Shell, auth: FakeAuth) -> None:
     assert admin("namespace", "create", "beta").out == (
-        "namespace beta created; its first account: micro --namespace beta auth create account NAME\n"
+        "namespace beta created; its first account: micro auth create account --namespace beta --scopes admin NAME\n"
     )
     assert [line.split()[0] for line in admin("namespace").out.splitlines()] == ["NAME", "acme", "beta", "*"]
     assert [one["name"] for one in json.loads(admin("namespace", "list", "-o", "json").out)] == [
@@ -166,6 +212,7 @@ def test_namespaces(admin: Shell, auth: FakeAuth) -> None:
     ]
     assert auth.namespaces["acme"]["quota"]["upload"] == str(64 * 2**20)
     assert json.loads(admin("namespace", "quota", "acme", "-o", "json").out)["requests"] == 100
+    assert admin("namespace", "quota", "acme", "--upload=0").out.endswith("upload     64 MB, the most\n")
     assert (
         admin("namespace", "quota", "nope").err == "micro: namespace 'nope' not found: list them with micro namespace\n"
     )

@@ -115,6 +115,18 @@ def test_without_a_server_every_command_says_how_to_start_one(lonely: Shell, wor
     assert result.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["greeter", "call"], ["call", "greeter", "Greeter.Call", "{}"]])
+@pytest.mark.parametrize(("status", "starts"), [("STARTING", True), ("RUNNING", True), ("ERROR", False)])
+def test_a_service_that_is_starting_is_not_called_unknown(
+    micro: Shell, platform: FakePlatform, words: list[str], status: str, starts: bool
+) -> None:
+    """As after a restart of the server: the runtime knows it, and the registry does not yet."""
+    platform.running["greeter", "latest"] = {"name": "greeter", "status": f"STATUS_{status}"}
+    result = micro(*words)
+    told = result.err == "micro: greeter is starting: try again in a moment, or see: micro status\n"
+    assert (result.code, result.out, told) == (4, "", starts)
+
+
 def test_without_a_server_a_slip_in_a_commands_name_is_still_recognised(lonely: Shell) -> None:
     assert lonely("statsu").err == "micro: 'statsu' is not a command: did you mean status?\n"
     assert lonely("helloworld").err == (

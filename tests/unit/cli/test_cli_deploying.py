@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Screen, Shell
-from fake_platform import FakePlatform
+from fake_platform import FakePlatform, Refusal
 
-from micro.cli import deploying, pack, plan, tracebacks, view
+from micro.cli import deploying, environment, pack, plan, tracebacks, view
 from micro.cli.session import Session
+from micro.cli.transport import Address
 
 BROKEN = """it ended with 1 before it was ready
 Traceback (most recent call last):
@@ -82,7 +83,7 @@ def test_on_a_terminal_one_line_says_what_goes_on_and_is_gone_in_the_end(micro: 
     assert "starting helloworld…" in result.err
     assert "\n" not in result.err
     assert result.err.endswith("\r\x1b[2K")
-    assert "✔" in result.out
+    assert "✓" in result.out
 
 
 def test_run_passes_its_flags_on(micro: Shell, platform: FakePlatform, folder: Path) -> None:
@@ -373,6 +374,34 @@ def test_health_waits_for_a_server_that_is_not_there_yet(
 ) -> None:
     monkeypatch.setattr(Session, "sleep", lambda self, seconds: Shell(lonely.home, platform.address) and None)
     assert lonely("health", "--wait=30").code == 0
+
+
+def test_health_waits_for_the_server_of_this_home_and_not_for_what_listens_there_already(
+    platform: FakePlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener of a server answers before the server has written down where it is and who is logged in."""
+    host, port = platform.address.split(":")
+    monkeypatch.setattr(environment, "DEFAULT_ADDRESS", Address(host, int(port)))
+    starting = Shell(tmp_path / "home")
+    result = starting("health")
+    assert result.code == 1
+    assert [line.split()[0] for line in result.out.splitlines() if "still starting" in line] == ["mesh", "api", "proxy"]
+    monkeypatch.setattr(Session, "sleep", lambda self, seconds: Shell(starting.home, platform.address) and None)
+    result = starting("health", "--wait=30")
+    assert (result.code, result.out.count("ready")) == (0, 8)
+
+
+def test_health_says_what_only_admins_see_where_the_server_refuses(micro: Shell, platform: FakePlatform) -> None:
+    def refuse(*_: object) -> None:
+        raise Refusal("permission_denied", "not for you", 403)
+
+    platform.do_proxies = refuse  # type: ignore[method-assign,assignment]
+    result = micro("health")
+    assert (result.code, result.out.count("shown to admins")) == (0, 1)
+
+
+def test_status_of_nothing_names_the_namespace(micro: Shell) -> None:
+    assert micro("--namespace=acme", "status").err.startswith("nothing runs in namespace acme yet; make a service: ")
 
 
 def test_health_gives_up_in_the_end(lonely: Shell) -> None:

@@ -59,6 +59,23 @@ def test_the_local_environment_is_the_server_of_the_same_home(tmp_path: Path) ->
     assert (str(found.address), found.api_address) == ("127.0.0.1:9001", "127.0.0.1:9000")
 
 
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("[::]", "localhost"), ("[::1]", "[::1]")])
+def test_a_server_on_every_address_is_shown_where_this_machine_reaches_it(lonely: Shell, host: str, shown: str) -> None:
+    state = {"pid": 1, "proxy_address": f"{host}:9001", "api_address": f"{host}:9000"}
+    (lonely.home / "server" / "state.json").write_text(json.dumps(state))
+    found = environment.Environments(lonely.home).get("local")
+    assert (found.address.plain, found.api_address) == (f"{shown}:9001", f"{shown}:9000")
+    assert f"{shown}:9001" in lonely("env").out
+
+
+def test_an_environment_that_was_added_can_be_moved(lonely: Shell) -> None:
+    lonely("env", "add", "prod", "127.0.0.1:1", "--description=Ours")
+    assert lonely("env", "set-address", "prod", "127.0.0.1:2").out == (
+        "prod is at 127.0.0.1:2; to use it: micro env set prod\n"
+    )
+    assert lonely("env", "add", "prod", "127.0.0.1:2").code == 0
+
+
 def test_environments_are_added_chosen_and_removed_with_a_line_that_says_so(lonely: Shell) -> None:
     for words, line in (
         (["add", "prod", "p.example.com"], "prod added, at https://p.example.com:443; to use it: micro env set prod"),
@@ -92,7 +109,15 @@ def test_environments_are_added_chosen_and_removed_with_a_line_that_says_so(lone
         (["del", "local"], "environment 'local' is built in and cannot be removed"),
         (["del", "prod"], "environment 'prod' is the current one: first type micro env set local"),
         (["add", "local", "a:1"], "environment 'local' is built in: choose another name"),
-        (["add", "prod", "other:1"], "environment 'prod' is at https://a:1: first type micro env del prod"),
+        (
+            ["add", "prod", "other:1"],
+            "environment 'prod' is at https://a:1: to move it, type micro env set-address prod other:1",
+        ),
+        (
+            ["set-address", "nope", "a:1"],
+            "environment 'nope' has no address to change: type micro env add nope HOST:PORT",
+        ),
+        (["set-address", "prod", "none"], "environment 'prod' was added: to remove it, micro env del prod"),
         (["add", "-x", "a:1", "b:1"], "unknown flag -x: see: micro env add --help"),
         (["add", "a b", "a:1"], "'a b' is not a name for an environment: use letters, digits, hyphens and dots"),
         (["add", "x", "nowhere:x"], "'nowhere:x' is not an address: give HOST:PORT, for example proxy.example.com:443"),

@@ -72,6 +72,14 @@ def test_every_command_is_there_and_in_a_section() -> None:
             assert app.parser(name).prog == f"micro {name}"
 
 
+def test_the_server_talks_to_no_environment(lonely: Shell) -> None:
+    text = lonely("server", "--help").out
+    assert text.startswith("usage: micro server")
+    assert "--help" in text
+    assert "--env" not in text
+    assert "--namespace" not in text
+
+
 def test_help_lists_the_exit_codes(lonely: Shell) -> None:
     listed = lonely("--help").out.partition("Exit codes:\n")[2].splitlines()
     assert [int(line.split()[0]) for line in listed[: len(failures.CODES)]] == [0, 1, 2, 4, 5, 127]

@@ -229,6 +229,23 @@ def test_a_refused_token_is_renewed_and_the_call_repeated(guarded: Shell, auth: 
         assert auth.refreshed == number
 
 
+@pytest.mark.parametrize("flags", [[], ["--platform"]])
+def test_a_token_that_was_revoked_is_not_printed(guarded: Shell, auth: FakeAuth, flags: list[str]) -> None:
+    login(guarded)
+    before = kept(guarded).session
+    assert before
+    assert guarded("user", "token", *flags).out.strip() in (before.service_token, before.access_token)
+    assert auth.refreshed == 0
+    auth.refused |= {before.access_token, before.service_token}
+    printed = guarded("user", "token", *flags).out.strip()
+    assert auth.refreshed == 1
+    assert printed in auth.access
+    assert printed not in auth.refused
+    auth.end()
+    ended = guarded("user", "token", *flags)
+    assert (ended.code, ended.out, ended.err) == (2, "", "micro: your session has ended: micro login\n")
+
+
 def test_an_error_of_the_services_own_costs_no_refresh_token(guarded: Shell, auth: FakeAuth) -> None:
     from fake_platform import Refusal
 
@@ -391,7 +408,7 @@ def test_a_place_that_moves_takes_no_session_along(guarded: Shell, auth: FakeAut
     assert guarded("env", "set-address", "dev", "none").code == 0
     assert "not configured" in guarded("env").out.splitlines()[2]
     for words, message in (
-        (["set-address", "prod", "a:1"], "'prod' is not one of dev and platform: type micro env add prod HOST:PORT"),
+        (["set-address", "prod", "a:1"], "'prod' has no address to change: type micro env add prod HOST:PORT"),
         (["add", "dev", "a:1"], "'dev' is built in: type micro env set-address dev HOST:PORT"),
         (
             ["del", "dev"],
@@ -444,8 +461,6 @@ def test_settings_of_ones_own(guarded: Shell) -> None:
         "user: n/a",
         "namespace: micro",
         "environment: local",
-        "git.credentials: n/a",
-        "git.baseurl: n/a",
     ]
     assert guarded("user", "config", "set", "git.baseurl", "example.com/ann").code == 0
     assert guarded("user", "config", "set", "git.credentials", "-", stdin="hunter2\n").code == 0

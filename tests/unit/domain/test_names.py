@@ -101,3 +101,16 @@ def test_a_service_name_that_begins_its_parts_with_letters_makes_an_identifier(n
 @given(st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,20}", fullmatch=True))
 def test_folding_forgets_how_the_words_were_parted(name: str) -> None:
     assert names.folded(names.snake(name)) == names.folded(name) == names.folded(name.upper())
+
+
+def test_what_begins_with_a_name_of_the_platform_is_the_platforms() -> None:
+    assert all(names.platforms(name) and names.platforms(f"{name}.more") for name in names.CORE_SERVICES)
+    assert not any(names.platforms(name) for name in ("author", "auth-keys", "my.auth", "books"))
+
+
+def test_names_are_nested_by_whole_parts() -> None:
+    for one, other in (("books", "books.call"), ("books", "books.call.more"), ("books.call", "books.call.more")):
+        assert names.nested(one, other)
+        assert names.nested(other, one)
+    for one, other in (("books", "books"), ("book", "books.call"), ("books.a", "books.b"), ("books", "books-call")):
+        assert not names.nested(one, other)

@@ -148,7 +148,8 @@ def test_a_timeout_that_no_proxy_can_keep_is_none(odd):
 
 def test_the_proxies_own_protocol_is_nobodys_service():
     discovery = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
-    offers = (endpoint(discovery, StreamKind.BIDI), endpoint("/micro.network.v1.Network/Sync"))
+    own = (discovery, discovery.replace("/envoy", "/Envoy"))
+    offers = (*(endpoint(path, StreamKind.BIDI) for path in own), endpoint("/micro.network.v1.Network/Sync"))
     found = route.of_service([instance("network", "1", *offers)])
     assert found.rpc_services == ("micro.network.v1.Network",)
     assert (found.streams, found.pushes) == ((), False)

@@ -25,6 +25,7 @@ from micro.testing.identity import Deployment, revoked, rule_changed, rule_gone
 ANN = Account("ann", "shop", scopes=frozenset({"buyer"}))
 BOB = Account("bob", "other")
 ROOT = Account("admin", "micro", scopes=frozenset({"admin"}))
+CORE = Account("runtime", "micro", type=Type.SERVICE, scopes=frozenset({"admin"}))
 TILL = Account("till-latest", "shop", type=Type.SERVICE, metadata={"service": "till"})
 
 BUYERS = Rule("buyers", "shop", "buyer", Resource("service", "books", "Books.Buy"), priority=2)
@@ -107,6 +108,10 @@ def test_a_service_that_acts_for_somebody_is_seen_and_not_what_is_decided_about(
     ctx = call(world.guard, authorization=ann, micro_actor=till)
     assert (ctx.account, ctx.actor) == (ANN, TILL)
     assert refusal(world.guard, micro_actor=till) is Kind.UNAUTHENTICATED
+    for somebody in (ANN, ROOT, Account("till-latest", "other", type=Type.SERVICE)):
+        actor = world.here.bearer(somebody)
+        assert refusal(world.guard, authorization=ann, micro_actor=actor) is Kind.PERMISSION_DENIED
+    assert call(world.guard, authorization=ann, micro_actor=world.here.bearer(CORE)).actor == CORE
     with pytest.raises(RefusedTokenError) as refused:
         call(world.guard, authorization=ann, micro_actor=world.here.bearer(TILL, ago=3600))
     assert refused.value.header == b"micro-actor"
@@ -117,7 +122,7 @@ def test_a_token_is_shown_only_to_whom_it_is_for(header: str) -> None:
     """What a user's service is shown is worth nothing to the platform; and what is worth something, it is not shown."""
     here = Deployment()
     rules, core = RuleGuard("books", "micro", here.policy()), CoreGuard(here.policy(), "secret")
-    ours, theirs = (here.bearer(ROOT, audience=audience) for audience in (Audience.PLATFORM, Audience.SERVICES))
+    ours, theirs = (here.bearer(CORE, audience=audience) for audience in (Audience.PLATFORM, Audience.SERVICES))
     for guard, path, right, wrong, told in (
         (rules, "/Books/Buy", theirs, ours, "must not be shown to others: use the one of `micro user token`"),
         (
@@ -129,7 +134,7 @@ def test_a_token_is_shown_only_to_whom_it_is_for(header: str) -> None:
         ),
     ):
         for _ in range(2):  # remembered or not
-            assert call(guard, path, **{"authorization": right, header: right}).account == ROOT
+            assert call(guard, path, **{"authorization": right, header: right}).account == CORE
             with pytest.raises(RefusedTokenError, match=told) as refused:
                 call(guard, path, **{"authorization": right, header: wrong})
             assert (refused.value.kind, refused.value.header) == (

@@ -15,7 +15,7 @@ from echo_service import echo, frame, web_trailers
 
 from gen.echo.v1.echo_pb import CountRequest, EchoRequest
 from micro.domain import access
-from micro.domain.account import Account
+from micro.domain.account import Account, Type
 from micro.domain.audience import Audience
 from micro.domain.errors import Kind
 from micro.framework.guard import CoreGuard, RuleGuard
@@ -28,6 +28,7 @@ from micro.testing.callers import As
 from micro.testing.identity import Deployment, revoked
 
 ANN, BOB = Account("ann", "micro"), Account("bob", "other")
+TILL = Account("till", "micro", type=Type.SERVICE)
 
 HERE = Deployment()
 ELSEWHERE = Deployment()
@@ -184,7 +185,7 @@ CALLERS: dict[str, tuple[dict[str, str], Kind | None]] = {
     "nobody": ({}, Kind.UNAUTHENTICATED),
     "an account": ({"authorization": HERE.bearer(ANN)}, None),
     "an account that acts by a service": (
-        {"authorization": HERE.bearer(ANN), "micro-actor": HERE.bearer(BOB)},
+        {"authorization": HERE.bearer(ANN), "micro-actor": HERE.bearer(TILL)},
         None,
     ),
     "another namespace's": ({"authorization": HERE.bearer(BOB)}, Kind.PERMISSION_DENIED),

@@ -169,4 +169,4 @@ async def refused(call: Any) -> errors.Kind:
 
 def robot(service: str, namespace: str = "shop") -> Account:
     """The account of a service that the runtime started."""
-    return Account(f"{service}-latest", namespace, service, Type.SERVICE, metadata={"service": service})
+    return Account(f"{service}@latest", namespace, service, Type.SERVICE, metadata={"service": service})

@@ -2,8 +2,10 @@
 
 from micro.domain.account import Account, Type
 from micro.rpc.context import Context
+from micro.services import _auth_core as core
 
 ROOT = Account("admin", "micro", "admin", scopes=frozenset({"admin"}))
+CORE = core.account("auth")
 
 
 def calling(account: Account | None = ROOT, namespace: str = "") -> Context:
@@ -25,4 +27,4 @@ def admin(name: str, namespace: str = "shop") -> Account:
 def robot(service: str, namespace: str = "shop", version: str = "latest") -> Account:
     """The account of a service that the runtime started."""
     pairs = {"service": service, "version": version}
-    return Account(f"{service}-{version}", namespace, service, Type.SERVICE, metadata=pairs)
+    return Account(f"{service}@{version}", namespace, service, Type.SERVICE, metadata=pairs)

@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator
 import pytest
 from auth_world import World, refusal, refused, running
 
+from micro.backends.argon.secrets import ArgonHasher
 from micro.domain.errors import Kind
-from micro.ports.secrets import SecretHasher
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.services import _auth_caller as caller
 from micro.services import auth_attempts
+from micro.services._auth_turns import AT_ONCE, EACH
 from micro.services.auth_attempts import Allowance, Attempts
 from micro.testing.clock import FakeClock
 
@@ -95,7 +96,7 @@ def test_an_allowance_is_given_anew_when_its_time_is_over() -> None:
 
 
 async def test_even_the_right_secret_has_to_wait_and_then_opens(world: World) -> None:
-    secret = await world.generate("ann")
+    secret = await world.generate("ann", secret="chosen by ann")
     for _ in range(5):
         assert await refused(world.login("ann", "wrong-secret")) is Kind.UNAUTHENTICATED
     resting = await refusal(world.login("ann", secret, address="198.51.100.1"))
@@ -120,14 +121,17 @@ async def test_the_old_secret_cannot_be_guessed_with_a_stolen_token_either(world
     assert kinds == [Kind.PERMISSION_DENIED] * 5 + [Kind.RESOURCE_EXHAUSTED]
 
 
-class Held(SecretHasher):
+class Held(ArgonHasher):
     """Compares when it is told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.go = asyncio.Event()
         self.compared = 0
+        self.hashed = 0
 
     async def hash(self, secret: str) -> str:
+        self.hashed += 1
         return secret
 
     async def verify(self, hashed: str | None, secret: str) -> bool:
@@ -143,11 +147,60 @@ async def test_a_thousand_guesses_at_once_are_no_way_around() -> None:
         guesses = [asyncio.create_task(refused(world.login("ann", f"guess-{number}"))) for number in range(1000)]
         for _ in range(10):
             await asyncio.sleep(0)
-        assert hasher.compared == auth_attempts.AT_ONCE
+        assert hasher.compared == AT_ONCE
         hasher.go.set()
         kinds = await asyncio.gather(*guesses)
-    assert kinds.count(Kind.UNAUTHENTICATED) <= auth_attempts.ACCOUNT_FAILURES + auth_attempts.AT_ONCE
+    assert kinds.count(Kind.UNAUTHENTICATED) <= auth_attempts.ACCOUNT_FAILURES + AT_ONCE
     assert hasher.compared == kinds.count(Kind.UNAUTHENTICATED)
+
+
+async def test_whoever_floods_auth_keeps_nobody_out_who_shows_a_secret_that_was_made_for_it() -> None:
+    hasher = Held()
+    async with running(hasher=hasher) as world:
+        secret = await world.generate("shop-latest", type="service")
+        for _ in range(6):
+            world.clock.jump(60.0)
+            guess = asyncio.create_task(world.login("shop-latest", "wrong-secret"))
+            while not hasher.compared:
+                await asyncio.sleep(0)
+            hasher.go.set()
+            await asyncio.wait([guess])
+        hasher.go.clear()
+        flood = [
+            asyncio.create_task(refused(world.login(f"no-{n}", "x" * 43, address="127.0.0.1"))) for n in range(300)
+        ]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (await world.login("shop-latest", secret, address="127.0.0.1")).access_token
+        hasher.go.set()
+        assert Kind.RESOURCE_EXHAUSTED in await asyncio.gather(*flood)
+
+
+async def test_one_address_and_one_account_do_not_take_the_places_of_others() -> None:
+    hasher = Held()
+    async with running(hasher=hasher) as world:
+        await world.generate("bob", secret="chosen by bob")
+        flood = [asyncio.create_task(refused(world.login(f"no-{n}", "guess"))) for n in range(300)]
+        flood += [asyncio.create_task(refused(world.login("ann", "guess", address="::1"))) for n in range(300)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        good = asyncio.create_task(world.login("bob", "chosen by bob", address="198.51.100.1"))
+        hasher.go.set()
+        assert (await good).access_token
+        kinds = await asyncio.gather(*flood)
+        assert kinds.count(Kind.UNAUTHENTICATED) <= 2 * EACH + AT_ONCE
+
+
+async def test_a_hash_is_worked_out_for_ids_that_are_free_and_in_turns_only() -> None:
+    hasher = Held()
+    async with running(hasher=hasher) as world:
+        await world.generate("ann", secret="chosen by ann")
+        assert hasher.hashed == 1
+        assert await refused(world.generate("ann", secret="chosen by bob")) is Kind.ALREADY_EXISTS
+        assert await refused(world.generate("bob", name="ann", secret="chosen by bob")) is Kind.ALREADY_EXISTS
+        assert hasher.hashed == 1
+        await world.generate("zed")
+        assert hasher.hashed == 1, "what was made here is not guessed"
 
 
 async def test_a_guess_that_is_given_up_counts() -> None:

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator
 import pytest
 from auth_world import ADMIN, SERVER_SECRET, SHOPKEEPER, World, refusal, refused, running
 
+from micro.backends.argon.secrets import ArgonHasher
 from micro.domain import token
 from micro.domain.account import Account
 from micro.domain.audience import Audience
 from micro.domain.errors import Kind
-from micro.ports.secrets import SecretHasher
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.services import _auth_core as core
 from micro.services import auth_sessions
@@ -150,8 +150,9 @@ async def test_nobody_learns_from_a_refusal_whether_there_is_such_an_account(wor
 
 
 async def test_an_unknown_account_costs_the_work_of_a_known_one() -> None:
-    class Counting(SecretHasher):
+    class Counting(ArgonHasher):
         def __init__(self) -> None:
+            super().__init__()
             self.compared: list[bool] = []
 
         async def hash(self, secret: str) -> str:
@@ -163,10 +164,11 @@ async def test_an_unknown_account_costs_the_work_of_a_known_one() -> None:
 
     hasher = Counting()
     async with running(hasher=hasher) as world:
-        await world.generate("ann")
-        for called in ("ann", "nobody", "auth"):
+        await world.generate("ann", secret="chosen by ann")
+        await world.generate("made")
+        for called in ("ann", "nobody", "auth", "made"):
             await refused(world.login(called, "wrong-secret"))
-    assert hasher.compared == [True, False, False]
+    assert hasher.compared == [True, False, False, False]
 
 
 async def test_what_is_missing_or_too_much_in_a_login_is_said(world: World) -> None:
@@ -339,3 +341,34 @@ async def test_no_secret_is_in_the_audit_log(world: World) -> None:
 def _rule(called: str) -> pb.Rule:
     resource = pb.Resource(type="service", name="*", endpoint="*")
     return pb.Rule(id=called, resource=resource, access=pb.Access.GRANTED)
+
+
+@pytest.mark.parametrize("way", ["session", "account", "deleted", "secret", "scopes"])
+async def test_a_clock_that_is_set_back_brings_no_revoked_token_to_life(world: World, way: str) -> None:
+    session = await world.login("ann", await world.generate("ann"))
+    world.wall.seconds -= 600.0
+    world.service.feed.revoke((), world.wall())
+    if way == "session":
+        ended = world.claims(session.access_token)["sid"]
+        await world.call("Tokens/Revoke", pb.TokensRevokeRequest(session=ended), ADMIN)
+    elif way == "account":
+        await world.call("Tokens/Revoke", pb.TokensRevokeRequest(account="ann"), ADMIN)
+    elif way == "deleted":
+        await world.call("Accounts/Delete", pb.AccountsDeleteRequest(id="ann"), ADMIN)
+    elif way == "secret":
+        await world.call("Accounts/ChangeSecret", pb.ChangeSecretRequest(id="ann"), ADMIN)
+    else:
+        await world.call("Accounts/UpdateScopes", pb.UpdateScopesRequest(id="ann", scopes=["buyer"]), ADMIN)
+    world.wall.seconds += 600.0
+    assert await refused(world.call("Auth/Inspect", pb.InspectRequest(token=session.access_token), ADMIN)) is (
+        Kind.UNAUTHENTICATED
+    )
+
+
+async def test_a_session_is_not_refreshed_without_end(world: World) -> None:
+    session = await world.login("ann", await world.generate("ann"))
+    for _ in range(10):
+        session = await world.refresh(session.refresh_token)
+    assert await refused(world.refresh(session.refresh_token)) is Kind.RESOURCE_EXHAUSTED
+    world.wall.seconds += 11.0
+    assert (await world.refresh(session.refresh_token)).access_token

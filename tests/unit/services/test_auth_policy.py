@@ -183,9 +183,9 @@ async def test_many_watchers_are_all_told_at_once(world: World) -> None:
 
 
 async def test_the_watch_of_an_account_ends_with_it(world: World) -> None:
-    await world.generate("till-latest", type="service", metadata={"service": "till"}, namespace="shop")
+    await world.generate("till@latest", type="service", metadata={"service": "till"}, namespace="shop")
     async with aclosing(watch(world, robot("till"))) as stream:
         await state(stream)
-        await world.call("Accounts/Delete", pb.AccountsDeleteRequest(id="till-latest"), SHOPKEEPER)
+        await world.call("Accounts/Delete", pb.AccountsDeleteRequest(id="till@latest"), SHOPKEEPER)
         assert (await read(stream)).action == Action.REVOKED
         assert await refused(read(stream)) is Kind.UNAUTHENTICATED

@@ -51,6 +51,16 @@ async def test_rules_are_listed_in_the_order_in_which_they_are_looked_at_the_bui
         assert await listed(restarted) == ["low", "high", "default"]
 
 
+async def test_the_audit_log_says_what_a_rule_says_from_then_on(world: World) -> None:
+    await create(world, rule("till", scope="", access=pb.Access.DENIED, resource="service:till:*", priority=5))
+    await world.call("Rules/Update", pb.RulesUpdateRequest(rule=rule("till", scope="cashier", priority=7)), SHOPKEEPER)
+    changes = [target for _, action, target, _ in await world.audit() if action.startswith("rule.")]
+    assert changes == [
+        "till: anyone may not call service:till:*, priority 5",
+        "till: scope cashier may call service:*:*, priority 7",
+    ]
+
+
 async def test_what_is_there_twice_or_not_at_all_is_said(world: World) -> None:
     await create(world, rule("one"))
     assert await refused(create(world, rule("one"))) is Kind.ALREADY_EXISTS

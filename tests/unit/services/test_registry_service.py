@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from callers import calling, user
+from callers import CORE, calling, user
 from registry_world import CTX, nodes, refusal, register, running, service
 
 from micro.domain import errors
@@ -48,7 +48,7 @@ async def test_a_service_is_one_entry_a_version_with_all_its_nodes(registry: Reg
 
 async def test_namespaces_do_not_see_each_other_but_all_see_the_core(registry: RegistryService) -> None:
     await register(registry, service("mine", namespace="mine"))
-    await register(registry, service("store-1", name="store"))
+    await registry.register(pb.RegisterRequest(service=service("store-1", name="store")), calling(CORE))
     mine = calling(user("ann", "mine"))
     assert (await registry.get_service(pb.GetServiceRequest(name="greeter"), mine)).services
     assert (await registry.get_service(pb.GetServiceRequest(name="store"), mine)).services

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from callers import ROOT, admin, calling, robot, user
+from callers import CORE, ROOT, admin, calling, robot, user
 from registry_world import Action, Client, refusal, service
 
 from micro.backends.memory.registry import MemoryRegistry
@@ -67,14 +67,51 @@ async def test_nobody_else_announces_it_or_takes_it_away(registry: RegistryServi
 
 
 async def test_names_and_contracts_of_the_platform_are_its_own(registry: RegistryService) -> None:
-    for by in (admin("boss", "shop"), user("plain", "micro"), robot("auth", "micro")):
+    for by in (admin("boss", "shop"), user("plain", "micro"), robot("auth", "micro"), ROOT):
         error = await refusal(announce(registry, by, service("a", name="auth", namespace=by.namespace)))
         assert (error.kind, "belongs to the platform" in error.message) == (Kind.PERMISSION_DENIED, True)
-    await announce(registry, ROOT, service("a", name="auth"))
-    trap = service("t", namespace="shop")
-    trap.endpoints = [pb.Endpoint(name="Auth.Token", path="/micro.auth.v1.Auth/Token", kind="unary")]
-    error = await refusal(announce(registry, admin("boss"), trap))
-    assert (error.kind, "another package" in error.message) == (Kind.PERMISSION_DENIED, True)
+    await announce(registry, CORE, service("a", name="auth"))
+    for path in ("/micro.auth.v1.Auth/Token", "/Micro.auth.v1.Auth/Token"):
+        trap = service("t", namespace="shop")
+        trap.endpoints = [pb.Endpoint(name="Auth.Token", path=path, kind="unary")]
+        error = await refusal(announce(registry, admin("boss"), trap))
+        assert (error.kind, "another package" in error.message) == (Kind.PERMISSION_DENIED, True)
+    for by in (admin("boss"), robot("auth.auth"), CORE):
+        error = await refusal(announce(registry, by, service("t", name="auth.auth", namespace="shop")))
+        assert (error.kind, "belongs to the platform" in error.message) == (Kind.PERMISSION_DENIED, True)
+
+
+@pytest.mark.parametrize(("first", "second"), [("books", "books.call"), ("books.call", "books")])
+async def test_a_name_whose_paths_lie_below_anothers_is_for_admins(
+    registry: RegistryService, first: str, second: str
+) -> None:
+    def by_hand(name: str) -> Account:
+        return Account("hand", "shop", type=Type.SERVICE, metadata={"service": name})
+
+    await announce(registry, by_hand(first), service("a", name=first, namespace="shop"))
+    error = await refusal(announce(registry, by_hand(second), service("b", name=second, namespace="shop")))
+    assert (error.kind, repr(first) in error.message) == (Kind.PERMISSION_DENIED, True)
+    await announce(registry, by_hand("bookshop"), service("c", name="bookshop", namespace="shop"))
+    await announce(registry, robot(second, "bank"), service("d", name=second, namespace="bank"))
+    await announce(registry, admin("boss"), service("b", name=second, namespace="shop"))
+
+
+async def test_a_service_that_the_runtime_started_stands_beside_its_owners_others(registry: RegistryService) -> None:
+    for name in ("books", "books.call"):
+        await announce(registry, robot(name), service(name, name=name, namespace="shop"))
+    assert len(await listed(registry, user("jane"))) == 2
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "LOCALHOST.", "0.0.0.0", "127.1", "[::1]", "[::ffff:127.0.0.1]"]
+)
+async def test_nobody_has_the_platforms_own_for_an_instance(registry: RegistryService, host: str) -> None:
+    await announce(registry, CORE, service("a", name="auth", address="127.0.0.1:7001"))
+    for by in (OWN, admin("boss"), ROOT):
+        error = await refusal(announce(registry, by, service("t", namespace="shop", address=f"{host}:7001")))
+        assert (error.kind, "platform's own auth" in error.message) == (Kind.PERMISSION_DENIED, True)
+    await announce(registry, OWN, service("t", namespace="shop", address=f"{host}:7002"))
+    await announce(registry, CORE, service("b", name="auth", address="127.0.0.1:7002"))
 
 
 async def test_an_address_pushes_out_only_what_its_owner_could_take_away(registry: RegistryService) -> None:

@@ -58,6 +58,7 @@ class FakeTraffic:
         self.revision = 0
         self.changed = asyncio.Event()
         self.broken = False
+        self.by_hand: set[tuple[str, str]] = set()
 
     def register(self, node_id: str) -> None:
         self.revision += 1
@@ -73,6 +74,9 @@ class FakeTraffic:
         while node_id not in self.nodes:
             await self.changed.wait()
         return self.nodes[node_id]
+
+    async def services(self, namespace: str) -> set[str]:
+        return {name for where, name in self.by_hand if where == namespace}
 
     async def deregister(self, namespace: str, name: str, node_id: str) -> int:
         if self.nodes.pop(node_id, None) is not None:
@@ -255,7 +259,7 @@ async def test_a_process_gets_its_identity_and_nothing_of_the_server(world: Worl
         "MICRO_SERVICE_ID": instance.id,
         "MICRO_SERVICE_ADDRESS": instance.address,
         "MICRO_NAMESPACE": "micro",
-        "MICRO_AUTH_ID": "hello-latest",
+        "MICRO_AUTH_ID": "hello@latest",
         "MICRO_AUTH_SECRET": spec.env["MICRO_AUTH_SECRET"],
         "MICRO_NETWORK": "127.0.0.1:9",
         "MICRO_LOG_FORMAT": "json",

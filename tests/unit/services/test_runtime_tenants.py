@@ -102,6 +102,28 @@ async def test_a_new_version_is_for_who_has_the_others(world: World) -> None:
     assert await refused(create(world, ANN, version="v4")) is Kind.PERMISSION_DENIED, "now one of them is the admin's"
 
 
+@pytest.mark.parametrize(("first", "second"), [("books", "books.call"), ("books.call", "books")])
+async def test_a_name_whose_paths_lie_below_anothers_is_for_its_owner(world: World, first: str, second: str) -> None:
+    await create(world, ANN, first)
+    assert await refused(create(world, BOB, second)) is Kind.PERMISSION_DENIED
+    await create(world, BOB, "bookshop")
+    await create(world, FOE, second, upload_id=await upload(world, FOE))
+    await create(world, ANN, second)
+    await create(world, BOSS, "books.more")
+
+
+async def test_a_name_that_was_registered_by_hand_is_joined_by_admins_only(world: World) -> None:
+    world.traffic.by_hand = {("shop", "books")}
+    for name in ("books", "books.call"):
+        assert await refused(create(world, ANN, name)) is Kind.PERMISSION_DENIED
+    await create(world, BOSS, "books")
+
+
+async def test_a_name_that_begins_with_one_of_the_platform_is_no_name(world: World) -> None:
+    for by in (ANN, ROOT):
+        assert await refused(create(world, by, "auth.auth")) is Kind.INVALID_ARGUMENT
+
+
 async def test_a_failed_start_is_not_taken_over_by_others(world: World) -> None:
     with pytest.raises(Error):
         await create(world, ANN, upload_id=await upload(world, ANN, data=archive("crash")))
@@ -149,7 +171,7 @@ async def test_tenants_share_a_name_and_no_folder(world: World) -> None:
 async def test_a_process_gets_the_account_of_its_service_and_nobody_else_its_secret(world: World) -> None:
     made = await create(world, ANN)
     [spec] = world.launcher.started
-    account = world.accounts.accounts["shop", "hello-latest"]
+    account = world.accounts.accounts["shop", "hello@latest"]
     assert (spec.env["MICRO_AUTH_ID"], spec.env["MICRO_AUTH_SECRET"]) == (account.id, account.secret)
     assert account.secret not in str((spec.argv, spec.labels, made, await read(world, ANN), account, world.host))
     await delete(world, ANN)

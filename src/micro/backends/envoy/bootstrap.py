@@ -177,7 +177,7 @@ def _manager(gateway: Gateway) -> dict[str, Any]:
         "stat_prefix": gateway.id,
         "rds": {"route_config_name": gateway.id, "config_source": _ADS},
         "http_filters": _filters(gateway),
-        "local_reply_config": local_replies(),
+        "local_reply_config": local_replies(by_name=gateway.id != "api"),
         "server_name": "micro",
         "use_remote_address": True,
         # Done before anything else, since it would leave out who connects from this machine.
@@ -232,8 +232,39 @@ def _filters(gateway: Gateway) -> list[dict[str, Any]]:
         },
         "disabled": True,
     }
-    found = [limited, router] if gateway.id == "api" else [router]
+    found = [_whole(), limited, router] if gateway.id == "api" else [_whole(), router]
     return [cors, *found] if gateway.cors else found
+
+
+def _whole() -> dict[str, Any]:
+    """Before the gateway itself answers, the rest of a small body: Envoy resets a stream whose answer comes before its
+    request has ended, and some HTTP/2 clients take that for an error and lose the answer.
+
+    A large body, or one of unknown length, whose sender may wait for an answer first, is refused at once: HTTP allows
+    it.
+    """
+    length = {
+        "name": "content-length",
+        "typed_config": {
+            "@type": _TYPE + "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+            "header_name": "content-length",
+        },
+    }
+    small = {"input": length, "value_match": {"safe_regex": {"google_re2": {}, "regex": r"[0-9]{1,4}|[1-5][0-9]{4}"}}}
+    skip = {"@type": _TYPE + "envoy.extensions.filters.common.matcher.action.v3.SkipFilter"}
+    otherwise = {
+        "predicate": {"not_matcher": {"single_predicate": small}},
+        "on_match": {"action": {"name": "skip", "typed_config": skip}},
+    }
+    buffer = {"@type": _TYPE + "envoy.extensions.filters.http.buffer.v3.Buffer", "max_request_bytes": 1 << 16}
+    return {
+        "name": shared.WHOLE,
+        "typed_config": {
+            "@type": _TYPE + "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+            "extension_config": {"name": "envoy.filters.http.buffer", "typed_config": buffer},
+            "xds_matcher": {"matcher_list": {"matchers": [otherwise]}},
+        },
+    }
 
 
 def _early() -> dict[str, Any]:

@@ -20,9 +20,11 @@ from micro.backends.envoy.trees import OnMatch
 from micro.domain import names
 from micro.domain.route import Key
 from micro.domain.route import Route as Service
+from micro.rpc.client import service_of
 from micro.rpc.gen.envoy.config.core.v3.base_pb import DataSource, HeaderValue, HeaderValueOption
 from micro.rpc.gen.envoy.config.route.v3.route_components_pb import (
     DirectResponseAction,
+    FilterConfig,
     HeaderMatcher,
     RetryPolicy,
     Route,
@@ -149,7 +151,9 @@ def configuration(name: str, tree: OnMatch | None) -> RouteConfiguration:
     host = VirtualHost(name="all", domains=["*"], retry_policy=_retries())
     if tree is not None and tree.on_match is not None and tree.on_match.field == "matcher":
         host.matcher = tree.on_match.value
-    return RouteConfiguration(name=name, virtual_hosts=[host])
+    # Bodies of calls go through as they come.
+    passing = {shared.WHOLE: Any.pack(FilterConfig(disabled=True))}
+    return RouteConfiguration(name=name, virtual_hosts=[host], typed_per_filter_config=passing)
 
 
 def _refusing_pages(front: Front, tree: OnMatch | None) -> OnMatch | None:
@@ -170,9 +174,11 @@ def _is_core(namespace: str, service: str) -> bool:
 
 def _by_name(own: Mapping[str, Pages], otherwise: OnMatch | None) -> OnMatch | None:
     called: dict[str, OnMatch] = {}
+    owners = _owners(own.values())
     for page in own.values():
         for rpc in _rpc_services(page):
-            called.setdefault(f"/{rpc}/", page.called)  # the first by name, where two export the same
+            if owners[rpc] is page:
+                called[f"/{rpc}/"] = page.called
     named = {service: page.named for service, page in own.items()}
     by_path = trees.lookup(":path", "prefix_match_map", called, otherwise)
     return trees.lookup(SERVICE_HEADER, "exact_match_map", named, by_path)
@@ -180,6 +186,7 @@ def _by_name(own: Mapping[str, Pages], otherwise: OnMatch | None) -> OnMatch | N
 
 def _by_path(own: Sequence[Pages]) -> OnMatch | None:
     owners: dict[str, Pages] = {}
+    exporters = _owners(own)
     for page in own:
         for prefix in page.below:
             owners.setdefault(prefix, page)
@@ -189,8 +196,8 @@ def _by_path(own: Sequence[Pages]) -> OnMatch | None:
         entries[prefix] = trees.action([*page.below[prefix], *shorter]) if shorter else page.found[prefix]
     for page in own:
         for rpc in _rpc_services(page):
-            if f"/{rpc}" not in owners:
-                entries.setdefault(f"/{rpc}/", page.public)
+            if f"/{rpc}" not in owners and exporters[rpc] is page:
+                entries[f"/{rpc}/"] = page.public
     return trees.lookup(":path", "prefix_match_map", entries)
 
 
@@ -201,6 +208,19 @@ def _shorter(prefix: str, owners: Mapping[str, Pages]) -> list[Route]:
         if prefix in owners:
             routes += owners[prefix].below[prefix]
     return routes
+
+
+def _owners(own: Iterable[Pages]) -> dict[str, Pages]:
+    """By rpc service, where calls that carry no name find it: at the service that bears its name by convention, where
+    that exports it, else at the first by name. So nobody takes over another's contract with a name that sorts first."""
+    owners: dict[str, Pages] = {}
+    for page in own:
+        for rpc in _rpc_services(page):
+            if service_of(rpc) == page.service.service:
+                owners[rpc] = page
+            else:
+                owners.setdefault(rpc, page)
+    return owners
 
 
 def _rpc_services(page: Pages) -> Iterable[str]:
@@ -319,7 +339,8 @@ def _answer(path: str, status: int, body: str = "") -> Route:
     """An answer at one path, or at every path for an empty one."""
     response = DirectResponseAction(status=status)
     match = RouteMatch(path_specifier=oneof("path", path) if path else oneof("prefix", "/"))
-    route = Route(match=match, action=oneof("direct_response", response))
+    whole = {shared.WHOLE: Any.pack(FilterConfig(config=Any()))}
+    route = Route(match=match, action=oneof("direct_response", response), typed_per_filter_config=whole)
     if body:
         response.body = DataSource(specifier=oneof("inline_string", body))
         route.response_headers_to_add = [

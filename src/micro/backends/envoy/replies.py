@@ -26,6 +26,12 @@ _PLACED = {
         "header": {"name": shared.NAMESPACE, "string_match": {"exact": shared.NO_NAMESPACE}, "invert_match": True}
     }
 }
+_UNTOLD = {"header_filter": {"header": {"name": "authorization", "present_match": True, "invert_match": True}}}
+_EVERYONES = {
+    "header_filter": {
+        "header": {"name": ":path", "string_match": {"safe_regex": {"regex": r"/grpc\.(?:health|reflection)\..*"}}}
+    }
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class Reply:
         status: the status that Envoy would have answered; 0 fits all from 400 on.
         named: only requests with the header micro-service.
         placed: only requests that name a namespace in the header.
+        untold: only requests without a token, which would tell a namespace.
+        everyones: only requests for what every service has, and only where the header micro-service names one.
         paged: only requests that a web page may have made.
         answer: HTTP status instead of the one that belongs to the kind; 0 for that one.
     """
@@ -47,11 +55,16 @@ class Reply:
     status: int = 0
     named: bool = False
     placed: bool = False
+    untold: bool = False
+    everyones: bool = False
     paged: bool = False
     answer: int = 0
 
 
 _SHOW = "see what runs: micro services"
+_PLACE = ", or name its namespace: micro-namespace or a token"
+# Without the query: people put keys and passwords there.
+_PATH = "%PATH(NQ:PATH)%"
 _LOST = "the instance went away before it had answered; see: micro logs"
 
 REPLIES = (
@@ -65,11 +78,18 @@ REPLIES = (
     Reply(Kind.NOT_FOUND, f"service %REQ(MICRO-SERVICE)% not found; {_SHOW}", flags=("NR",), named=True),
     Reply(
         Kind.NOT_FOUND,
-        f"no service found for %REQ(:PATH)% in namespace %REQ(MICRO-NAMESPACE)%; {_SHOW}",
+        f"every service answers at {_PATH}: name the service in the header micro-service",
+        flags=("NR",),
+        everyones=True,
+    ),
+    Reply(
+        Kind.NOT_FOUND,
+        f"no service found for {_PATH} in namespace %REQ(MICRO-NAMESPACE)%; {_SHOW}",
         flags=("NR",),
         placed=True,
     ),
-    Reply(Kind.NOT_FOUND, f"no service found for %REQ(:PATH)%; {_SHOW}", flags=("NR",)),
+    Reply(Kind.NOT_FOUND, f"no service found for {_PATH}; {_SHOW}{_PLACE}", flags=("NR",), untold=True),
+    Reply(Kind.NOT_FOUND, f"no service found for {_PATH}; {_SHOW}", flags=("NR",)),
     Reply(
         Kind.RESOURCE_EXHAUSTED,
         "the namespace has had all of its requests of this second; try again in 1 s, or see: micro namespace quota",
@@ -108,11 +128,14 @@ REPLIES = (
 )
 
 
-def local_replies() -> dict[str, Any]:
-    """The `local_reply_config` of a listener."""
-    return {
-        "mappers": [mapper for reply in REPLIES for mapper in (_mapper(reply, grpc=True), _mapper(reply, grpc=False))]
-    }
+def local_replies(*, by_name: bool) -> dict[str, Any]:
+    """The `local_reply_config` of a listener.
+
+    Args:
+        by_name: whether its routes look at the header micro-service.
+    """
+    rows = [reply for reply in REPLIES if by_name or not reply.everyones]
+    return {"mappers": [mapper for row in rows for mapper in (_mapper(row, grpc=True), _mapper(row, grpc=False))]}
 
 
 def _mapper(reply: Reply, *, grpc: bool) -> dict[str, Any]:
@@ -121,6 +144,10 @@ def _mapper(reply: Reply, *, grpc: bool) -> dict[str, Any]:
         conditions.append(_NAMED)
     if reply.placed:
         conditions.append(_PLACED)
+    if reply.untold:
+        conditions.append(_UNTOLD)
+    if reply.everyones:
+        conditions.append(_EVERYONES)
     if reply.paged:
         conditions.append(_PAGED)
     if reply.flags:

@@ -15,5 +15,8 @@ LIMITS = "envoy.filters.http.local_ratelimit"
 LIMITED = "namespaces"
 """Of its limits, in statistics."""
 
+WHOLE = "whole"
+"""The filter that waits for the end of small bodies. It is on where no route is found, and off where one says so."""
+
 FOREIGN, UNKNOWN_HOST = 418, 421
 """Statuses that the routes give to what they refuse; the listener makes 403 and words of them."""

@@ -1,5 +1,5 @@
-"""Service accounts, remembered: one JSON file a service and version, readable by its owner only. With a secret that is
-known, nobody has to ask auth again."""
+"""Service accounts, remembered: one JSON file a service and version, readable by its owner only. Auth
+is asked whether the account is still there; where it does not answer, what is remembered is good."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from micro.domain import errors
 from micro.domain.errors import Error
 from micro.domain.workload import Key
 from micro.ports import private_file, private_folder
-from micro.ports.accounts import ServiceAccount, ServiceAccounts
+from micro.ports.accounts import ServiceAccount, ServiceAccounts, account_id
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ class FileAccounts(ServiceAccounts):
     async def ensure(self, namespace: str, service: str, version: str) -> ServiceAccount:
         key = (namespace, service, version)
         async with self._lock(key):
-            if (found := await asyncio.to_thread(self._read, self._file(key))) is not None:
+            found = await asyncio.to_thread(self._read, self._file(key))
+            if found is not None and await self._there(key, found[1]):
                 return found[1]
             made = await self._below.ensure(namespace, service, version)
             try:
@@ -40,6 +41,19 @@ class FileAccounts(ServiceAccounts):
                 reason = error.strerror or error
                 raise errors.unavailable(f"the account of {service} cannot be kept: {reason}") from error
             return made
+
+    async def exists(self, namespace: str, service: str, version: str) -> bool:
+        return await self._below.exists(namespace, service, version)
+
+    async def _there(self, key: Key, kept: ServiceAccount) -> bool:
+        """Whether what is remembered may still be good: not when somebody has deleted the account."""
+        if kept.id != account_id(key[1], key[2]):
+            return False
+        try:
+            return await self._below.exists(*key)
+        except Error as error:
+            _log.info("the account of %s in %s is taken as it was: %s", key[1], key[0], error)
+            return True
 
     async def remove(self, namespace: str, service: str, version: str) -> None:
         key = (namespace, service, version)

@@ -30,6 +30,10 @@ class MemoryAccounts(ServiceAccounts):
         self.accounts[namespace, made.id] = made
         return made
 
+    async def exists(self, namespace: str, service: str, version: str) -> bool:
+        self._answer()
+        return (namespace, account_id(service, version)) in self.accounts
+
     async def remove(self, namespace: str, service: str, version: str) -> None:
         self._answer()
         self.accounts.pop((namespace, account_id(service, version)), None)

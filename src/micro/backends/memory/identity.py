@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,7 +14,17 @@ from micro.domain.account import Account, Type
 from micro.domain.namespace import Namespace
 from micro.domain.rule import Rule
 from micro.ports import identity
-from micro.ports.identity import AUDIT_KEPT, SESSIONS_LISTED, Entry, IdentityStore, Revoked, Session, SigningKey
+from micro.ports.identity import (
+    AUDIT_EACH,
+    AUDIT_KEPT,
+    SERVED_KEPT,
+    SESSIONS_LISTED,
+    Entry,
+    IdentityStore,
+    Revoked,
+    Session,
+    SigningKey,
+)
 
 
 @dataclass
@@ -29,6 +39,29 @@ class _Tenant:
     rules: dict[str, Rule] = field(default_factory=dict)
 
 
+class _Log:
+    """The audit log."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._tenants: dict[str, deque[int]] = {}
+        self._count = 0
+
+    def extend(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self._count += 1
+            self._entries[self._count] = entry
+            positions = self._tenants.setdefault(entry.namespace, deque())
+            positions.append(self._count)
+            if len(positions) > AUDIT_EACH and entry.namespace != names.DEFAULT_NAMESPACE:
+                del self._entries[positions.popleft()]
+            if len(self._entries) > AUDIT_KEPT:
+                self._tenants[self._entries.popitem(last=False)[1].namespace].popleft()
+
+    def __reversed__(self) -> Iterator[Entry]:
+        return reversed(self._entries.values())
+
+
 class MemoryIdentity(IdentityStore):
     """Each method runs to its end without awaiting anything, so none sees half of what another does."""
 
@@ -41,7 +74,7 @@ class MemoryIdentity(IdentityStore):
         self._used: dict[bytes, tuple[str, float]] = {}
         self._keys: list[SigningKey] = []
         self._revoked: dict[tuple[str, str, str], Revoked] = {}
-        self._audit: deque[Entry] = deque(maxlen=AUDIT_KEPT)
+        self._audit = _Log()
 
     async def start(self, stack: AsyncExitStack) -> None:
         pass
@@ -134,6 +167,9 @@ class MemoryIdentity(IdentityStore):
             if id != session.id or at > now - token.REFRESH_SECONDS
         }
         self._used[used] = (session.id, now)
+        spent = sorted((at, old) for old, (id, at) in self._used.items() if id == session.id)  # noqa: A001
+        for _, old in spent[:-SERVED_KEPT]:
+            del self._used[old]
         return session
 
     async def sessions(self, namespace: str, account: str = "") -> list[Session]:

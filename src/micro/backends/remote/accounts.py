@@ -17,6 +17,7 @@ from micro.rpc.gen.micro.auth.v1.auth_connect import AccountsClient, AuthClient
 T = TypeVar("T")
 
 _PATIENCE_MS = 5000
+_GLANCE_MS = 1000  # where there is an answer without auth, too
 _SILENT = (Kind.UNAVAILABLE, Kind.DEADLINE_EXCEEDED, Kind.CANCELED)
 
 
@@ -59,6 +60,17 @@ class RemoteAccounts(ServiceAccounts):
         change = pb.ChangeSecretRequest(id=id_, namespace=namespace)
         answer = await _answered(id_, self._accounts.change_secret(change, timeout_ms=_PATIENCE_MS))
         return ServiceAccount(id_, answer.secret)
+
+    async def exists(self, namespace: str, service: str, version: str) -> bool:
+        id_ = account_id(service, version)
+        try:
+            read = pb.AccountsReadRequest(id=id_, namespace=namespace)
+            found = (await _answered(id_, self._accounts.read(read, timeout_ms=_GLANCE_MS))).account
+        except Error as error:
+            if error.kind is not Kind.NOT_FOUND:
+                raise
+            return False
+        return found is not None and _belongs(found, service, version)
 
     async def remove(self, namespace: str, service: str, version: str) -> None:
         id_ = account_id(service, version)

@@ -36,6 +36,10 @@ class RemoteTraffic(Traffic):
             await asyncio.sleep(delay)
         raise AssertionError("a backoff never ends")
 
+    async def services(self, namespace: str) -> set[str]:
+        request = pb.ListServicesRequest(namespace=namespace)
+        return {found.name for found in (await self._registry.list_services(request, timeout_ms=5000)).services}
+
     async def deregister(self, namespace: str, name: str, node_id: str) -> int:
         request = pb.DeregisterRequest(namespace=namespace, name=name, node_id=node_id)
         return (await self._registry.deregister(request, timeout_ms=5000)).revision

@@ -105,4 +105,19 @@ MIGRATIONS = (
     );
     CREATE INDEX audit_by_namespace ON audit (namespace, position);
     """,
+    """
+    -- How many entries of the audit log each namespace has, and all together ("*").
+    CREATE TABLE audited (namespace TEXT PRIMARY KEY, entries INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO audited SELECT namespace, count(*) FROM audit GROUP BY namespace;
+    INSERT INTO audited SELECT '*', count(*) FROM audit;
+
+    CREATE TRIGGER audit_grows AFTER INSERT ON audit BEGIN
+        INSERT INTO audited VALUES (new.namespace, 1), ('*', 1)
+            ON CONFLICT DO UPDATE SET entries = entries + 1;
+    END;
+    CREATE TRIGGER audit_shrinks AFTER DELETE ON audit BEGIN
+        UPDATE audited SET entries = entries - 1 WHERE namespace IN (old.namespace, '*');
+        DELETE FROM audited WHERE namespace = old.namespace AND entries = 0;
+    END;
+    """,
 )

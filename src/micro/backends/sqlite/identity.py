@@ -19,7 +19,17 @@ from micro.domain.account import Account, Type
 from micro.domain.namespace import Namespace, Quota
 from micro.domain.rule import Access, Resource, Rule
 from micro.ports import identity
-from micro.ports.identity import AUDIT_KEPT, SESSIONS_LISTED, Entry, IdentityStore, Revoked, Session, SigningKey
+from micro.ports.identity import (
+    AUDIT_EACH,
+    AUDIT_KEPT,
+    SERVED_KEPT,
+    SESSIONS_LISTED,
+    Entry,
+    IdentityStore,
+    Revoked,
+    Session,
+    SigningKey,
+)
 
 T = TypeVar("T")
 
@@ -262,7 +272,7 @@ class SqliteIdentity(IdentityStore):
     async def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         return await self._database.read(lambda connection: connection.execute(query, values).fetchall())
 
-    async def _change(self, audit: Iterable[Entry], work: Callable[[Connection], T]) -> T:
+    async def _change(self, audit: Sequence[Entry], work: Callable[[Connection], T]) -> T:
         def change(connection: Connection) -> T:
             found = work(connection)
             _record(connection, audit)
@@ -271,15 +281,24 @@ class SqliteIdentity(IdentityStore):
         return await self._database.write(change)
 
 
-def _record(connection: Connection, entries: Iterable[Entry]) -> None:
+def _record(connection: Connection, entries: Sequence[Entry]) -> None:
     rows = [
         (each.time, each.actor, each.action, each.target, each.namespace, each.address, each.outcome)
         for each in entries
     ]
     if rows:
         connection.executemany(f"INSERT INTO audit ({_ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        # Positions have no gaps: none is taken by what was not stored, and only the oldest go.
-        connection.execute("DELETE FROM audit WHERE position <= (SELECT max(position) FROM audit) - ?", (AUDIT_KEPT,))
+        for namespace in {each.namespace for each in entries} - {names.DEFAULT_NAMESPACE}:
+            _make_room(connection, "WHERE namespace = ?", namespace, AUDIT_EACH)
+        _make_room(connection, "WHERE ? = '*'", "*", AUDIT_KEPT)
+
+
+def _make_room(connection: Connection, where: str, counted: str, most: int) -> None:
+    """Forget the oldest entries of a namespace, or of all, beyond that many."""
+    row = connection.execute("SELECT entries FROM audited WHERE namespace = ?", (counted,)).fetchone()
+    if row is not None and row[0] > most:
+        oldest = f"SELECT position FROM audit {where} ORDER BY position LIMIT ?"
+        connection.execute(f"DELETE FROM audit WHERE position IN ({oldest})", (counted, row[0] - most))
 
 
 def _revoke(connection: Connection, revoked: Iterable[Revoked]) -> None:
@@ -358,6 +377,8 @@ def _rotate(connection: Connection, used: bytes, fresh: bytes, now: float, expir
     connection.execute(update, (fresh, now, expires, id))
     connection.execute("DELETE FROM used WHERE session = ? AND time <= ?", (id, oldest))
     connection.execute("INSERT INTO used VALUES (?, ?, ?)", (used, id, now))
+    last = f"SELECT token FROM used WHERE session = ? ORDER BY time DESC LIMIT -1 OFFSET {SERVED_KEPT}"
+    connection.execute(f"DELETE FROM used WHERE token IN ({last})", (id,))
     return Session(*connection.execute(f"SELECT {_SESSION} FROM sessions WHERE id = ?", (id,)).fetchone())
 
 

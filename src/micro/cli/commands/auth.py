@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from micro.cli import arguments, asking, failures
 from micro.cli.actions import Action, add_output, word
 from micro.cli.session import Session
-from micro.domain import account, rule
+from micro.domain import account, errors, rule
 
 _PAGE = 1000
 _PATIENCE = 0.5
@@ -189,22 +189,20 @@ def _rule(one: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rule_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", metavar="ID", help="of the rule")
-    parser.add_argument(
-        "--scope",
-        metavar="SCOPE",
-        default="",
-        help='whom it is about: nothing for anyone, "*", "+" or a scope [anyone]',
-    )
-    parser.add_argument(
-        "--resource",
-        metavar="T:N:E",
-        default="*:*:*",
-        help="what it is about: service:NAME:ENDPOINT, * for all [*:*:*]",
-    )
-    parser.add_argument("--access", choices=("granted", "denied"), default="granted", help="whether they may [granted]")
-    parser.add_argument("--priority", metavar="N", type=int, default=0, help="higher ones are looked at first [0]")
+def _rule_arguments(*usual: str) -> Callable[[argparse.ArgumentParser], None]:
+    """The arguments that make a rule; `usual` says what scope, resource, access and priority are when not named."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("id", metavar="ID", help="of the rule")
+        scope, resource, access, priority = (f" [{text}]" if text else "" for text in usual or [""] * 4)
+        about = 'whom it is about: nothing for anyone, "*", "+" or a scope'
+        parser.add_argument("--scope", metavar="SCOPE", help=about + scope)
+        what = "what it is about: service:NAME:ENDPOINT, * for all"
+        parser.add_argument("--resource", metavar="T:N:E", help=what + resource)
+        parser.add_argument("--access", choices=("granted", "denied"), help=f"whether they may{access}")
+        parser.add_argument("--priority", metavar="N", type=int, help=f"higher ones are looked at first{priority}")
+
+    return add
 
 
 _RULE_NOTE = (
@@ -213,30 +211,60 @@ _RULE_NOTE = (
 )
 
 
-def _asked_rule(args: argparse.Namespace, session: Session) -> dict[str, Any]:
-    scope = "" if args.scope == _PUBLIC else args.scope
-    access = rule.Access(args.access)
-    wanted = rule.Rule(args.id, session.namespace, scope, rule.resource(args.resource), access, args.priority)
-    resource = rule.checked(wanted).resource
+def _named(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of a rule."""
+    named: dict[str, Any] = {}
+    if args.scope is not None:
+        named["scope"] = rule.ANYONE if args.scope == _PUBLIC else args.scope
+    if args.resource is not None:
+        named["resource"] = rule.resource(args.resource)
+    if args.access is not None:
+        named["access"] = rule.Access(args.access)
+    if args.priority is not None:
+        named["priority"] = args.priority
+    return named
+
+
+def _sent(wanted: rule.Rule) -> dict[str, Any]:
+    """A rule as auth takes it."""
+    resource = wanted.resource
     return {
         "id": wanted.id,
         "scope": wanted.scope,
         "resource": {"type": resource.type, "name": resource.name, "endpoint": resource.endpoint},
-        "access": f"ACCESS_{access.name}",
+        "access": f"ACCESS_{wanted.access.name}",
         "priority": wanted.priority,
         "namespace": wanted.namespace,
     }
 
 
 def _create_rule(args: argparse.Namespace, session: Session) -> int:
-    session.platform.auth("Rules/Create", {"rule": _asked_rule(args, session)})
-    session.out.line(f"rule {args.id} created")
+    wanted = rule.checked(rule.Rule(args.id, session.namespace, **_named(args)))
+    session.platform.auth("Rules/Create", {"rule": _sent(wanted)})
+    session.out.line(f"rule {wanted.id} created: {wanted}")
     return failures.OK
 
 
 def _update_rule(args: argparse.Namespace, session: Session) -> int:
-    session.platform.auth("Rules/Update", {"rule": _asked_rule(args, session)})
-    session.out.line(f"rule {args.id} updated")
+    """Change what was named and leave the rest as it is."""
+    named = _named(args)
+    if not named:
+        raise failures.UsageError("nothing to change: name --scope, --resource, --access or --priority")
+    rule.checked(rule.Rule(args.id, session.namespace, **named))
+    found = session.platform.auth("Rules/List", {"namespace": session.namespace}).get("rules", [])
+    record = next((_rule(one) for one in found if one.get("id") == args.id), None)
+    if record is None:
+        hint = "list them with micro auth list rules"
+        raise errors.not_found(f"rule {args.id!r} not found in namespace {session.namespace}: {hint}")
+    kept = {
+        "scope": record["scope"],
+        "resource": rule.resource(record["resource"]),
+        "access": rule.Access(record["access"]),
+        "priority": record["priority"],
+    }
+    wanted = rule.checked(rule.Rule(args.id, session.namespace, **kept | named))
+    session.platform.auth("Rules/Update", {"rule": _sent(wanted)})
+    session.out.line(f"rule {wanted.id}: {wanted}")
     return failures.OK
 
 
@@ -402,16 +430,30 @@ ACTIONS = (
     Action("update secret", "give an account a new secret", _update_secret, _update_secret_arguments, _account_ids),
     Action("delete account", "remove an account", _delete_account, word("ID", "of the account"), _account_ids),
     Action("list rules", "list the rules in the order they are looked at", _list_rules, add_output),
-    Action("create rule", "add a rule", _create_rule, _rule_arguments, None, _RULE_NOTE),
-    Action("update rule", "replace a rule", _update_rule, _rule_arguments, _rule_ids, _RULE_NOTE),
+    Action(
+        "create rule", "add a rule", _create_rule, _rule_arguments("anyone", "*:*:*", "granted", "0"), None, _RULE_NOTE
+    ),
+    Action("update rule", "change what is named of a rule", _update_rule, _rule_arguments(), _rule_ids, _RULE_NOTE),
     Action("delete rule", "remove a rule", _delete_rule, word("ID", "of the rule"), _rule_ids),
     Action(
         "explain", "say which rule lets an account call something, or not", _explain, _explain_arguments, _account_ids
     ),
     Action(
-        "list tokens", "list sessions: yours, an account's, or all", _list_tokens, _list_tokens_arguments, _account_ids
+        "list tokens",
+        "list sessions: yours, an account's, or all",
+        _list_tokens,
+        _list_tokens_arguments,
+        _account_ids,
+        also="list sessions",
     ),
-    Action("revoke token", "end a session, or all of an account's", _revoke_token, _revoke_token_arguments, _sessions),
+    Action(
+        "revoke token",
+        "end a session, or all of an account's",
+        _revoke_token,
+        _revoke_token_arguments,
+        _sessions,
+        also="revoke session",
+    ),
     Action("list keys", "list the public keys that tokens are checked with", _list_keys, add_output),
     Action("rotate-keys", "sign with a new key from now on", _rotate),
     Action("audit", "show logins and changes, the newest first", _audit, _audit_arguments),

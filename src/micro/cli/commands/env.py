@@ -86,7 +86,7 @@ def _tls(args: argparse.Namespace) -> Tls:
 
 
 def _place_and_address(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help=" or ".join(PLACES))
+    parser.add_argument("name", metavar="NAME", help=f"{', '.join(PLACES)}, or one that was added")
     _place_arguments(parser)
 
 
@@ -117,10 +117,10 @@ ACTIONS = (
     Action("add", "add one, reached at the address of its proxy", _add, _add_arguments, None, _NOTE),
     Action(
         "set-address",
-        "say where dev or platform is; none takes it away",
+        "say where one is; none takes that of dev or platform away",
         _set_address,
         _place_and_address,
-        lambda _: [*PLACES],
+        lambda session: [*PLACES, *_added(session)],
         _NOTE,
     ),
     Action("del", "remove one, and its session", _remove, word("NAME", "of the environment"), _added),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from micro.cli import asking, failures
+from micro.cli import asking, failures, pack
 from micro.cli.actions import Action, add_output, word
 from micro.cli.commands.user import namespaces
 from micro.cli.platform import WAIT
@@ -49,7 +49,8 @@ def _limits(one: Mapping[str, Any]) -> dict[str, int]:
 def _create(args: argparse.Namespace, session: Session) -> int:
     name = names.namespace(args.name)
     session.platform.auth("Namespaces/Create", {"name": name})
-    session.out.line(f"namespace {name} created; its first account: micro --namespace {name} auth create account NAME")
+    first = f"{session.micro_there} auth create account --namespace {name} --scopes admin NAME"
+    session.out.line(f"namespace {name} created; its first account: {first}")
     return failures.OK
 
 
@@ -107,8 +108,9 @@ def _quota(args: argparse.Namespace, session: Session) -> int:
         session.out.json(limits)
     else:
         shown = {limit: str(value) if value else "no limit" for limit, value in limits.items()}
-        if limits["upload"]:
-            shown["upload"] = _shown_size(limits["upload"])
+        # The runtime takes no more, whatever the quota.
+        most = not 0 < limits["upload"] <= pack.LIMIT
+        shown["upload"] = f"{pack.LIMIT // 2**20} MB, the most" if most else _shown_size(limits["upload"])
         session.out.table(("LIMIT", "VALUE"), list(shown.items()))
     return failures.OK
 

@@ -28,7 +28,8 @@ def run(args: argparse.Namespace, session: Session) -> int:
         session.out.json([view.record(one, api_address) for one in services])
         return failures.OK
     if not services:
-        session.err.line("nothing runs yet; make a service: micro new greeter && cd greeter && micro run .")
+        make = "make a service: micro new greeter && cd greeter && micro run ."
+        session.err.line(f"nothing runs in namespace {session.namespace} yet; {make}")
         return failures.OK
     rows = [view.row(one, api_address, session.now()) for one in services]
     session.out.table(view.COLUMNS, rows, status=view.STATUS_COLUMN)

@@ -9,11 +9,11 @@ from micro.cli import asking, failures
 from micro.cli.actions import Action, add_output, word
 from micro.cli.session import Session
 from micro.domain import account, names
+from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind, not_found
 
 _HIDDEN = re.compile(r"credentials|secret|token|password|key", re.IGNORECASE)
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
-_SHOWN = ("git.credentials", "git.baseurl")
 _UNSET = "n/a"
 
 
@@ -52,10 +52,12 @@ def _token_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _token(args: argparse.Namespace, session: Session) -> int:
-    own = session.identity.session()
+    session.identity.session()
+    audience = Audience.PLATFORM if args.platform else Audience.SERVICES
+    token = session.identity.checked(audience)
     if args.platform:
         session.err.line("warning: show it to the platform's own services only: it lets others do there what you can")
-    session.out.line(own.access_token if args.platform else own.service_token)
+    session.out.line(token)
     return failures.OK
 
 
@@ -140,7 +142,7 @@ def _settings(args: argparse.Namespace, session: Session) -> int:
     own = session.identity.stored.session
     kept = session.environments.settings()
     record = {"user": own.name if own else "", "namespace": session.namespace, "environment": session.environment_name}
-    record |= dict.fromkeys(_SHOWN, "") | {name: _veiled(name, kept[name]) for name in sorted(kept)}
+    record |= {name: _veiled(name, kept[name]) for name in sorted(kept)}
     if args.output == "json":
         session.out.json(record)
     else:
@@ -203,7 +205,7 @@ def _own_key(key: str) -> str:
 
 
 def _set_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("key", metavar="KEY", help='of the setting: "git.baseurl"')
+    parser.add_argument("key", metavar="KEY", help="of the setting, such as team.name")
     parser.add_argument("value", metavar="VALUE", nargs="?", help="asked for and not shown without it; - reads it")
 
 

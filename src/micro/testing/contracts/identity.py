@@ -15,6 +15,9 @@ from micro.domain.errors import Kind
 from micro.domain.namespace import Namespace, Quota
 from micro.domain.rule import Access, Resource, Rule
 from micro.ports.identity import (
+    AUDIT_EACH,
+    AUDIT_KEPT,
+    SERVED_KEPT,
     SESSIONS_LISTED,
     Entry,
     IdentityStore,
@@ -263,6 +266,17 @@ class SessionsContract:
         assert await peopled.sessions("micro") == [session("s2")]
         assert await peopled.revocations(NOW) == [ended]
 
+    async def test_of_a_session_s_refresh_tokens_that_have_served_the_last_are_known(
+        self, peopled: IdentityStore
+    ) -> None:
+        await peopled.open_session(session())
+        await peopled.rotate(hashed("s1"), hashed("t0"), NOW, LATER)
+        for each in range(SERVED_KEPT):
+            await peopled.rotate(hashed(f"t{each}"), hashed(f"t{each + 1}"), NOW + (each + 1) / SERVED_KEPT, LATER)
+        assert await peopled.rotate(hashed("s1"), hashed("no"), NOW + 2, LATER) is None
+        with pytest.raises(RefreshTokenReusedError):
+            await peopled.rotate(hashed("t0"), hashed("no"), NOW + 2, LATER)
+
     async def test_of_two_that_use_one_token_at_a_time_one_gets_on(self, peopled: IdentityStore) -> None:
         await peopled.open_session(session())
         tries = [peopled.rotate(hashed("s1"), hashed(f"t{each}"), NOW, LATER) for each in range(10)]
@@ -461,6 +475,14 @@ class RecordsContract:
         found = await store.audit(limit=200_000)
         assert len(found) == 100_000
         assert (found[0].action, found[-1].action) == ("100002", "3")
+
+    async def test_no_namespace_flushes_what_is_kept_of_others(self, store: IdentityStore) -> None:
+        await store.record(entry("kept"), entry("shop's", "shop"))
+        for first in range(0, AUDIT_KEPT + 2, 1000):
+            await store.record(*(entry(str(number), "loud") for number in range(first, first + 1000)))
+        assert [each.action for each in await store.audit("shop")] == ["shop's"]
+        assert [each.action for each in await store.audit("micro")] == ["kept"]
+        assert len(await store.audit("loud", limit=AUDIT_KEPT)) == AUDIT_EACH
 
 
 class IdentityContract(AccountsContract, SessionsContract, RulesContract, RecordsContract):

@@ -62,3 +62,21 @@ async def test_two_are_worked_out_at_once_even_when_nobody_waits_for_them(monkey
     release.set()
     assert await asyncio.gather(*tasks[1:]) == ["1", "2", "3", "4", "5"]
     assert max(most) == secrets.AT_ONCE
+
+
+def test_a_secret_that_was_made_is_hashed_by_argon2id_too_and_quickly_told_apart() -> None:
+    hasher = ArgonHasher()
+    one, other = hasher.hash_made("made"), hasher.hash_made("made")
+    assert one != other
+    assert one.startswith("$argon2id$")
+    assert hasher.is_made(one)
+    assert hasher.proves(one, "made")
+    assert not hasher.proves(one, "other")
+    assert not hasher.proves("", "made")
+
+
+async def test_a_chosen_secret_is_never_proven_quickly() -> None:
+    hasher = ArgonHasher()
+    chosen = await hasher.hash("chosen")
+    assert not hasher.is_made(chosen)
+    assert not hasher.proves(chosen, "chosen")

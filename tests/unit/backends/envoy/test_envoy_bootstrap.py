@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import stat
 import sys
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_addresses_are_what_envoy_can_bind(address, host):
 
 
 def test_every_reply_has_the_platforms_shape_and_grpc_hears_plain_text():
-    mappers = local_replies()["mappers"]
+    mappers = local_replies(by_name=True)["mappers"]
     assert len(mappers) == 2 * len(REPLIES)
     for grpc, http, reply in zip(mappers[::2], mappers[1::2], REPLIES, strict=True):
         body = http["body_format_override"]["json_format"]
@@ -102,9 +103,49 @@ def test_every_reply_has_the_platforms_shape_and_grpc_hears_plain_text():
 
 
 def test_flags_of_one_reply_are_not_those_of_another():
-    flags = [(flag, reply.named, reply.placed) for reply in REPLIES for flag in reply.flags]
+    flags = [
+        (flag, reply.named, reply.placed, reply.untold, reply.everyones) for reply in REPLIES for flag in reply.flags
+    ]
     assert len(flags) == len(set(flags))
     assert {reply.kind for reply in REPLIES if "NR" in reply.flags} == {Kind.NOT_FOUND}
+
+
+def lost(name):
+    """What is said where no route is found."""
+    mappers = manager(bootstrap.config(gateway(name)))["local_reply_config"]["mappers"]
+    found = [mapper["body_format_override"] for mapper in mappers if "'NR'" in str(mapper["filter"])]
+    return [body["json_format"]["message"] for body in found if "json_format" in body]
+
+
+@pytest.mark.parametrize("name", GATEWAYS)
+def test_what_is_not_found_is_told_without_its_query(name):
+    assert any("no service found for %PATH(NQ:PATH)%; " in message for message in lost(name))
+    assert not any("%REQ(:PATH)%" in message for message in lost(name))
+
+
+def test_what_every_service_has_needs_a_name_where_names_are_looked_at():
+    def told(name):
+        return any("name the service in the header micro-service" in message for message in lost(name))
+
+    assert [told(name) for name in GATEWAYS] == [False, True, True]
+
+
+def test_only_small_bodies_of_known_length_are_waited_for():
+    [whole, *_] = filters("api")
+    [skipped] = whole["typed_config"]["xds_matcher"]["matcher_list"]["matchers"]
+    single = skipped["predicate"]["not_matcher"]["single_predicate"]
+    assert single["input"]["typed_config"]["header_name"] == "content-length"
+    pattern = single["value_match"]["safe_regex"]["regex"]
+    assert [bool(re.fullmatch(pattern, length)) for length in ("0", "9999", "59999", "60000", "100000", "", "-1")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert whole["typed_config"]["extension_config"]["typed_config"]["max_request_bytes"] >= 60_000
 
 
 def test_what_a_caller_asks_is_not_logged():
@@ -137,11 +178,11 @@ def test_services_can_rely_on_what_the_listeners_write(name):
 
 def test_only_the_http_gateway_counts_requests_and_it_does_not_before_it_is_told_to():
     assert [[one["name"].rpartition(".")[2] for one in filters(name)] for name in GATEWAYS] == [
-        ["local_ratelimit", "router"],
-        ["router"],
-        ["router"],
+        ["whole", "local_ratelimit", "router"],
+        ["whole", "router"],
+        ["whole", "router"],
     ]
-    assert filters("api")[0]["disabled"] is True
+    assert filters("api")[1]["disabled"] is True
 
 
 def filters(name):

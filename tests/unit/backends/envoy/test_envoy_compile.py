@@ -123,6 +123,15 @@ def test_limits_are_told_where_there_are_some_and_touch_no_other_namespace():
     assert len(counted) == sum(route["route"]["cluster"] == "shop|a" for route in routes_in(made))
 
 
+@pytest.mark.parametrize("thief", ["aaa", "books-too", "zzz"])
+@pytest.mark.parametrize("rpc", ["books.Books", "books.v1.Books"])
+def test_a_contract_is_found_at_the_service_that_bears_its_name_whatever_sorts_first(thief, rpc):
+    own = [matchers.pages(service(name, 9001, rpc=[rpc])) for name in sorted([thief, "books"])]
+    assert matchers._owners(own)[rpc].service.service == "books"
+    others = [matchers.pages(service(name, 9001, rpc=[rpc])) for name in sorted([thief, "shelf"])]
+    assert matchers._owners(others)[rpc] is others[0], "nobody bears its name: the first by name"
+
+
 def test_a_changed_limit_changes_one_resource():
     compiler, found = Compiler("1"), table(service("a", 1), service("a", 2, namespace="shop"))
     before = versions(compiler.compile(found, 1, {"shop": 7}))
@@ -272,11 +281,36 @@ def test_origins_are_named_one_by_one_and_the_default_is_none():
     def cors(*origins):
         snapshot = Compiler("1", Front(origins=origins)).compile(table(service("a", 1)), 1)
         made = RouteConfiguration.from_binary(snapshot.resources[ROUTES]["api"].resource.value)
-        return readable(made).get("typedPerFilterConfig")
+        return readable(made)["typedPerFilterConfig"].get("envoy.filters.http.cors")
 
     assert cors() is None
-    policy = cors("https://a.example", "https://b.example")["envoy.filters.http.cors"]
+    policy = cors("https://a.example", "https://b.example")
     assert policy["allowOriginStringMatch"] == [{"exact": "https://a.example"}, {"exact": "https://b.example"}]
+
+
+@pytest.mark.parametrize("name", ["api", "proxy", "mesh"])
+def test_bodies_are_held_only_where_the_gateway_itself_answers(name):
+    snapshot = Compiler("1").compile(table(service("a", 1), service("auth", 2)), 1)
+    made = readable(RouteConfiguration.from_binary(snapshot.resources[ROUTES][name].resource.value))
+    assert made["typedPerFilterConfig"]["whole"]["disabled"] is True
+    found = list(routes(made))
+    assert {"route" in route for route in found} == {True, False}
+    for route in found:
+        # What answers 404 fits no request: it is no route, and there the filter is on by itself.
+        answers = route.get("directResponse", {}).get("status", 404) != 404
+        assert ("typedPerFilterConfig" in route) is answers
+
+
+def routes(value):
+    """Every route in a route configuration."""
+    if isinstance(value, dict):
+        if "match" in value and ("route" in value or "directResponse" in value):
+            yield value
+        for inner in value.values():
+            yield from routes(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from routes(inner)
 
 
 def test_any_origin_together_with_credentials_cannot_be_configured():

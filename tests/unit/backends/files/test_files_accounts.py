@@ -21,18 +21,29 @@ async def test_a_secret_that_is_known_is_not_asked_for_again(tmp_path: Path) -> 
     auth = MemoryAccounts()
     made = await FileAccounts(tmp_path, auth).ensure(*KEY)
     auth.down = True
-    assert await FileAccounts(tmp_path, auth).ensure(*KEY) == made == ServiceAccount("hello-latest", "secret-1")
+    assert await FileAccounts(tmp_path, auth).ensure(*KEY) == made == ServiceAccount("hello@latest", "secret-1")
     [file] = (tmp_path / "shop/accounts").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (tmp_path / "shop", file.parent)} == {0o700}
     assert made.secret not in repr(made)
 
 
+async def test_an_account_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
+    auth = MemoryAccounts()
+    accounts = FileAccounts(tmp_path, auth)
+    before = await accounts.ensure(*KEY)
+    assert await accounts.ensure(*KEY) == before
+    auth.accounts.clear()
+    after = await accounts.ensure(*KEY)
+    assert after.secret != before.secret
+    assert await accounts.ensure(*KEY) == after == auth.accounts["shop", after.id]
+
+
 async def test_two_that_start_at_once_get_one_secret(tmp_path: Path) -> None:
     auth = MemoryAccounts()
     accounts = FileAccounts(tmp_path, auth)
     found = await asyncio.gather(*(accounts.ensure(*KEY) for _ in range(5)))
-    assert (auth.asked, set(found)) == (1, {auth.accounts["shop", "hello-latest"]})
+    assert (auth.asked, set(found)) == (1, {auth.accounts["shop", "hello@latest"]})
 
 
 async def test_services_of_one_name_in_two_namespaces_have_two_accounts(tmp_path: Path) -> None:
@@ -83,7 +94,7 @@ async def test_one_that_is_there_again_is_not_swept_away(tmp_path: Path) -> None
     await accounts.ensure(*KEY)
     answers = iter((False, True))
     await accounts.sweep(lambda key: next(answers))
-    assert set(auth.accounts) == {("shop", "hello-latest")}
+    assert set(auth.accounts) == {("shop", "hello@latest")}
 
 
 async def test_a_record_that_cannot_be_read_is_replaced_and_not_quoted(

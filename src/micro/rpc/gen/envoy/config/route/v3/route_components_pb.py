@@ -87,7 +87,7 @@ class VirtualHost(Message[_VirtualHostFields]):
         retry_policy: RetryPolicy | None
         matcher: Matcher | None
 
-_RouteFields: TypeAlias = Literal["match", "route", "direct_response", "response_headers_to_add"]
+_RouteFields: TypeAlias = Literal["match", "route", "direct_response", "response_headers_to_add", "typed_per_filter_config"]
 
 class Route(Message[_RouteFields]):
     """
@@ -116,9 +116,15 @@ class Route(Message[_RouteFields]):
             ```proto
             repeated envoy.config.core.v3.HeaderValueOption response_headers_to_add = 10;
             ```
+        typed_per_filter_config:
+            Settings of filters.
+
+            ```proto
+            map<string, google.protobuf.Any> typed_per_filter_config = 13;
+            ```
     """
 
-    __slots__ = ("match", "response_headers_to_add", "action")
+    __slots__ = ("match", "response_headers_to_add", "typed_per_filter_config", "action")
 
     if TYPE_CHECKING:
 
@@ -128,12 +134,54 @@ class Route(Message[_RouteFields]):
             match: RouteMatch | None = None,
             action: Oneof[Literal["route"], RouteAction] | Oneof[Literal["direct_response"], DirectResponseAction] | None = None,
             response_headers_to_add: list[HeaderValueOption] | None = None,
+            typed_per_filter_config: dict[str, Any] | None = None,
         ) -> None:
             pass
 
         match: RouteMatch | None
         action: Oneof[Literal["route"], RouteAction] | Oneof[Literal["direct_response"], DirectResponseAction] | None
         response_headers_to_add: list[HeaderValueOption]
+        typed_per_filter_config: dict[str, Any]
+
+_FilterConfigFields: TypeAlias = Literal["config", "disabled"]
+
+class FilterConfig(Message[_FilterConfigFields]):
+    """
+    FilterConfig is the setting that every filter has: whether it is used at all.
+
+    ```proto
+    message envoy.config.route.v3.FilterConfig
+    ```
+
+    Attributes:
+        config:
+            Its own settings; an empty one leaves those that it has.
+
+            ```proto
+            optional google.protobuf.Any config = 1;
+            ```
+        disabled:
+            Not used.
+
+            ```proto
+            bool disabled = 3;
+            ```
+    """
+
+    __slots__ = ("config", "disabled")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            config: Any | None = None,
+            disabled: bool = False,
+        ) -> None:
+            pass
+
+        config: Any | None
+        disabled: bool
 
 _RouteListFields: TypeAlias = Literal["routes"]
 
@@ -697,7 +745,7 @@ class RetryPolicy(Message[_RetryPolicyFields]):
 
 
 _DESC = file_desc(
-    b'\n,envoy/config/route/v3/route_components.proto\x12\x15envoy.config.route.v3\x1a\x1fenvoy/config/core/v3/base.proto\x1a!envoy/type/matcher/v3/regex.proto\x1a"envoy/type/matcher/v3/string.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a!xds/type/matcher/v3/matcher.proto"\xba\x01\n\x0bVirtualHost\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07domains\x18\x02 \x03(\tR\x07domains\x12E\n\x0cretry_policy\x18\x10 \x01(\x0b2".envoy.config.route.v3.RetryPolicyR\x0bretryPolicy\x126\n\x07matcher\x18\x15 \x01(\x0b2\x1c.xds.type.matcher.v3.MatcherR\x07matcher"\xbe\x02\n\x05Route\x127\n\x05match\x18\x01 \x01(\x0b2!.envoy.config.route.v3.RouteMatchR\x05match\x12:\n\x05route\x18\x02 \x01(\x0b2".envoy.config.route.v3.RouteActionH\x00R\x05route\x12V\n\x0fdirect_response\x18\x07 \x01(\x0b2+.envoy.config.route.v3.DirectResponseActionH\x00R\x0edirectResponse\x12^\n\x17response_headers_to_add\x18\n \x03(\x0b2\'.envoy.config.core.v3.HeaderValueOptionR\x14responseHeadersToAddB\x08\n\x06action"A\n\tRouteList\x124\n\x06routes\x18\x01 \x03(\x0b2\x1c.envoy.config.route.v3.RouteR\x06routes"\x8a\x02\n\nRouteMatch\x12\x18\n\x06prefix\x18\x01 \x01(\tH\x00R\x06prefix\x12\x14\n\x04path\x18\x02 \x01(\tH\x00R\x04path\x12D\n\nsafe_regex\x18\n \x01(\x0b2#.envoy.type.matcher.v3.RegexMatcherH\x00R\tsafeRegex\x124\n\x15path_separated_prefix\x18\x0e \x01(\tH\x00R\x13pathSeparatedPrefix\x12>\n\x07headers\x18\x06 \x03(\x0b2$.envoy.config.route.v3.HeaderMatcherR\x07headersB\x10\n\x0epath_specifier"\xd2\x01\n\rHeaderMatcher\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12%\n\rpresent_match\x18\x07 \x01(\x08H\x00R\x0cpresentMatch\x12I\n\x0cstring_match\x18\r \x01(\x0b2$.envoy.type.matcher.v3.StringMatcherH\x00R\x0bstringMatch\x12!\n\x0cinvert_match\x18\x08 \x01(\x08R\x0binvertMatchB\x18\n\x16header_match_specifier"\xd2\x05\n\x0bRouteAction\x12\x1a\n\x07cluster\x18\x01 \x01(\tH\x00R\x07cluster\x123\n\x07timeout\x18\x08 \x01(\x0b2\x19.google.protobuf.DurationR\x07timeout\x12A\n\x0brate_limits\x18\r \x03(\x0b2 .envoy.config.route.v3.RateLimitR\nrateLimits\x12<\n\x0cidle_timeout\x18\x18 \x01(\x0b2\x19.google.protobuf.DurationR\x0bidleTimeout\x12Y\n\x0fupgrade_configs\x18\x19 \x03(\x0b20.envoy.config.route.v3.RouteAction.UpgradeConfigR\x0eupgradeConfigs\x12d\n\x13max_stream_duration\x18$ \x01(\x0b24.envoy.config.route.v3.RouteAction.MaxStreamDurationR\x11maxStreamDuration\x1a\xb0\x01\n\x11MaxStreamDuration\x12I\n\x13max_stream_duration\x18\x01 \x01(\x0b2\x19.google.protobuf.DurationR\x11maxStreamDuration\x12P\n\x17grpc_timeout_header_max\x18\x02 \x01(\x0b2\x19.google.protobuf.DurationR\x14grpcTimeoutHeaderMax\x1ah\n\rUpgradeConfig\x12!\n\x0cupgrade_type\x18\x01 \x01(\tR\x0bupgradeType\x124\n\x07enabled\x18\x02 \x01(\x0b2\x1a.google.protobuf.BoolValueR\x07enabledB\x13\n\x11cluster_specifier"d\n\x14DirectResponseAction\x12\x16\n\x06status\x18\x01 \x01(\rR\x06status\x124\n\x04body\x18\x02 \x01(\x0b2 .envoy.config.core.v3.DataSourceR\x04body"\xa4\x02\n\tRateLimit\x12A\n\x07actions\x18\x03 \x03(\x0b2\'.envoy.config.route.v3.RateLimit.ActionR\x07actions\x1a\xd3\x01\n\x06Action\x12U\n\x0bgeneric_key\x18\x05 \x01(\x0b22.envoy.config.route.v3.RateLimit.Action.GenericKeyH\x00R\ngenericKey\x1a^\n\nGenericKey\x12)\n\x10descriptor_value\x18\x01 \x01(\tR\x0fdescriptorValue\x12%\n\x0edescriptor_key\x18\x02 \x01(\tR\rdescriptorKeyB\x12\n\x10action_specifier"\xf4\x04\n\x0bRetryPolicy\x12\x19\n\x08retry_on\x18\x01 \x01(\tR\x07retryOn\x12=\n\x0bnum_retries\x18\x02 \x01(\x0b2\x1c.google.protobuf.UInt32ValueR\nnumRetries\x12g\n\x14retry_host_predicate\x18\x05 \x03(\x0b25.envoy.config.route.v3.RetryPolicy.RetryHostPredicateR\x12retryHostPredicate\x12H\n!host_selection_retry_max_attempts\x18\x06 \x01(\x03R\x1dhostSelectionRetryMaxAttempts\x12U\n\x0eretry_back_off\x18\x08 \x01(\x0b2/.envoy.config.route.v3.RetryPolicy.RetryBackOffR\x0cretryBackOff\x1ar\n\x12RetryHostPredicate\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x129\n\x0ctyped_config\x18\x03 \x01(\x0b2\x14.google.protobuf.AnyH\x00R\x0btypedConfigB\r\n\x0bconfig_type\x1a\x8c\x01\n\x0cRetryBackOff\x12>\n\rbase_interval\x18\x01 \x01(\x0b2\x19.google.protobuf.DurationR\x0cbaseInterval\x12<\n\x0cmax_interval\x18\x02 \x01(\x0b2\x19.google.protobuf.DurationR\x0bmaxIntervalb\x06proto3',
+    b'\n,envoy/config/route/v3/route_components.proto\x12\x15envoy.config.route.v3\x1a\x1fenvoy/config/core/v3/base.proto\x1a!envoy/type/matcher/v3/regex.proto\x1a"envoy/type/matcher/v3/string.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a!xds/type/matcher/v3/matcher.proto"\xba\x01\n\x0bVirtualHost\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07domains\x18\x02 \x03(\tR\x07domains\x12E\n\x0cretry_policy\x18\x10 \x01(\x0b2".envoy.config.route.v3.RetryPolicyR\x0bretryPolicy\x126\n\x07matcher\x18\x15 \x01(\x0b2\x1c.xds.type.matcher.v3.MatcherR\x07matcher"\x8c\x04\n\x05Route\x127\n\x05match\x18\x01 \x01(\x0b2!.envoy.config.route.v3.RouteMatchR\x05match\x12:\n\x05route\x18\x02 \x01(\x0b2".envoy.config.route.v3.RouteActionH\x00R\x05route\x12V\n\x0fdirect_response\x18\x07 \x01(\x0b2+.envoy.config.route.v3.DirectResponseActionH\x00R\x0edirectResponse\x12^\n\x17response_headers_to_add\x18\n \x03(\x0b2\'.envoy.config.core.v3.HeaderValueOptionR\x14responseHeadersToAdd\x12m\n\x17typed_per_filter_config\x18\r \x03(\x0b26.envoy.config.route.v3.Route.TypedPerFilterConfigEntryR\x14typedPerFilterConfig\x1a]\n\x19TypedPerFilterConfigEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12*\n\x05value\x18\x02 \x01(\x0b2\x14.google.protobuf.AnyR\x05value:\x028\x01B\x08\n\x06action"X\n\x0cFilterConfig\x12,\n\x06config\x18\x01 \x01(\x0b2\x14.google.protobuf.AnyR\x06config\x12\x1a\n\x08disabled\x18\x03 \x01(\x08R\x08disabled"A\n\tRouteList\x124\n\x06routes\x18\x01 \x03(\x0b2\x1c.envoy.config.route.v3.RouteR\x06routes"\x8a\x02\n\nRouteMatch\x12\x18\n\x06prefix\x18\x01 \x01(\tH\x00R\x06prefix\x12\x14\n\x04path\x18\x02 \x01(\tH\x00R\x04path\x12D\n\nsafe_regex\x18\n \x01(\x0b2#.envoy.type.matcher.v3.RegexMatcherH\x00R\tsafeRegex\x124\n\x15path_separated_prefix\x18\x0e \x01(\tH\x00R\x13pathSeparatedPrefix\x12>\n\x07headers\x18\x06 \x03(\x0b2$.envoy.config.route.v3.HeaderMatcherR\x07headersB\x10\n\x0epath_specifier"\xd2\x01\n\rHeaderMatcher\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12%\n\rpresent_match\x18\x07 \x01(\x08H\x00R\x0cpresentMatch\x12I\n\x0cstring_match\x18\r \x01(\x0b2$.envoy.type.matcher.v3.StringMatcherH\x00R\x0bstringMatch\x12!\n\x0cinvert_match\x18\x08 \x01(\x08R\x0binvertMatchB\x18\n\x16header_match_specifier"\xd2\x05\n\x0bRouteAction\x12\x1a\n\x07cluster\x18\x01 \x01(\tH\x00R\x07cluster\x123\n\x07timeout\x18\x08 \x01(\x0b2\x19.google.protobuf.DurationR\x07timeout\x12A\n\x0brate_limits\x18\r \x03(\x0b2 .envoy.config.route.v3.RateLimitR\nrateLimits\x12<\n\x0cidle_timeout\x18\x18 \x01(\x0b2\x19.google.protobuf.DurationR\x0bidleTimeout\x12Y\n\x0fupgrade_configs\x18\x19 \x03(\x0b20.envoy.config.route.v3.RouteAction.UpgradeConfigR\x0eupgradeConfigs\x12d\n\x13max_stream_duration\x18$ \x01(\x0b24.envoy.config.route.v3.RouteAction.MaxStreamDurationR\x11maxStreamDuration\x1a\xb0\x01\n\x11MaxStreamDuration\x12I\n\x13max_stream_duration\x18\x01 \x01(\x0b2\x19.google.protobuf.DurationR\x11maxStreamDuration\x12P\n\x17grpc_timeout_header_max\x18\x02 \x01(\x0b2\x19.google.protobuf.DurationR\x14grpcTimeoutHeaderMax\x1ah\n\rUpgradeConfig\x12!\n\x0cupgrade_type\x18\x01 \x01(\tR\x0bupgradeType\x124\n\x07enabled\x18\x02 \x01(\x0b2\x1a.google.protobuf.BoolValueR\x07enabledB\x13\n\x11cluster_specifier"d\n\x14DirectResponseAction\x12\x16\n\x06status\x18\x01 \x01(\rR\x06status\x124\n\x04body\x18\x02 \x01(\x0b2 .envoy.config.core.v3.DataSourceR\x04body"\xa4\x02\n\tRateLimit\x12A\n\x07actions\x18\x03 \x03(\x0b2\'.envoy.config.route.v3.RateLimit.ActionR\x07actions\x1a\xd3\x01\n\x06Action\x12U\n\x0bgeneric_key\x18\x05 \x01(\x0b22.envoy.config.route.v3.RateLimit.Action.GenericKeyH\x00R\ngenericKey\x1a^\n\nGenericKey\x12)\n\x10descriptor_value\x18\x01 \x01(\tR\x0fdescriptorValue\x12%\n\x0edescriptor_key\x18\x02 \x01(\tR\rdescriptorKeyB\x12\n\x10action_specifier"\xf4\x04\n\x0bRetryPolicy\x12\x19\n\x08retry_on\x18\x01 \x01(\tR\x07retryOn\x12=\n\x0bnum_retries\x18\x02 \x01(\x0b2\x1c.google.protobuf.UInt32ValueR\nnumRetries\x12g\n\x14retry_host_predicate\x18\x05 \x03(\x0b25.envoy.config.route.v3.RetryPolicy.RetryHostPredicateR\x12retryHostPredicate\x12H\n!host_selection_retry_max_attempts\x18\x06 \x01(\x03R\x1dhostSelectionRetryMaxAttempts\x12U\n\x0eretry_back_off\x18\x08 \x01(\x0b2/.envoy.config.route.v3.RetryPolicy.RetryBackOffR\x0cretryBackOff\x1ar\n\x12RetryHostPredicate\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x129\n\x0ctyped_config\x18\x03 \x01(\x0b2\x14.google.protobuf.AnyH\x00R\x0btypedConfigB\r\n\x0bconfig_type\x1a\x8c\x01\n\x0cRetryBackOff\x12>\n\rbase_interval\x18\x01 \x01(\x0b2\x19.google.protobuf.DurationR\x0cbaseInterval\x12<\n\x0cmax_interval\x18\x02 \x01(\x0b2\x19.google.protobuf.DurationR\x0bmaxIntervalb\x06proto3',
     [
         base_pb.desc(),
         regex_pb.desc(),
@@ -710,6 +758,7 @@ _DESC = file_desc(
     {
         "VirtualHost": VirtualHost,
         "Route": Route,
+        "FilterConfig": FilterConfig,
         "RouteList": RouteList,
         "RouteMatch": RouteMatch,
         "HeaderMatcher": HeaderMatcher,
