@@ -199,7 +199,7 @@ def test_a_service_calls_as_itself_or_for_its_caller_when_it_says_so(world: Iden
 def test_nobody_can_pretend_to_act_for_somebody(world: Identities, ann: Member, bob: Member) -> None:
     told = world.http("/who/me", ann, micro_actor=f"Bearer {bob.token}")
     assert told.status == 403, "only services act for others"
-    assert world.http("/who/me", micro_namespace="acme", micro_actor=f"Bearer {ann.token}").status == 401
+    assert world.http("/who/me", micro_namespace="acme", micro_actor=f"Bearer {ann.token}").status == 403
     assert world.http("/who/me", ann, micro_actor="Bearer nonsense").status == 401
     assert world.http("/who/me", ann, micro_actor="relay@latest").status == 401
 
