@@ -126,7 +126,7 @@ def _rates(platform: processes.Platform) -> list[list[float]]:
 
 async def _fill(platform: processes.Platform) -> None:
     """Many accounts and rules, put where auth finds them when it starts. Their secrets are none: nobody logs in."""
-    store = SqliteIdentity(Layout(platform.home).identity)
+    store = SqliteIdentity(Layout(platform.home).auth / "identity.db")
     async with AsyncExitStack() as stack:
         await store.start(stack)
         for number in range(MANY):
