@@ -1,0 +1,256 @@
+"""One database, as the loop sees it: batches wait in a row, those that wait together share a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from micro.backends.memory.feed import Feed
+from micro.backends.sqlite._store_file import StoreFile
+from micro.domain import errors
+from micro.domain.errors import Kind
+from micro.domain.record import Commit, Committed, Operation, Put
+from micro.ports.store import Now
+
+T = TypeVar("T")
+
+_GROUP = 256
+"""Batches that share a transaction at most."""
+
+_GROUP_BYTES = 32 << 20
+
+_FEED_BYTES = 4 << 20
+"""What is kept in memory for watchers that are not far behind. Others read the history."""
+
+_log = logging.getLogger("micro.store")
+
+_Batch = tuple[Sequence[Operation], "asyncio.Future[Committed]"]
+
+
+class Database:
+    """Writes happen one after the other, in threads of `writers`; the file is opened when it is first needed."""
+
+    def __init__(self, name: str, file: StoreFile, clock: Now, writers: Executor, readers: Executor) -> None:
+        self.name = name
+        self.file = file
+        self.feed = Feed(name)
+        self.ready = False
+        """Whether the file is open, or known to be absent."""
+        self.watchers = 0
+        self.due: int | None = None
+        """When the next record ends, or before."""
+        self._clock = clock
+        self._writers = writers
+        self._readers = readers
+        self._damage: errors.Error | None = None
+        self._opening = asyncio.Lock()
+        self._queue: deque[_Batch] = deque()
+        self._turn = asyncio.Lock()
+        """Held by whoever changes the file."""
+        self._draining: asyncio.Task[None] | None = None
+        self._verifying: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it may be closed."""
+        return not (self._queue or self._turn.locked() or self._opening.locked() or self._draining or self._verifying)
+
+    async def open(self) -> None:
+        """Have the file open. Raises as the file's `open`; what is damaged stays so."""
+        async with self._opening:
+            self.check()
+            if self.ready:
+                return
+            self.due = await self._write(self.file.open)
+            if self.feed.revision != self.file.state.revision:
+                self.feed.reset(self.file.state.revision)
+            self.ready = True
+            if not (self.file.verified or self.file.absent or self._verifying):
+                self._verifying = asyncio.create_task(self._verify())  # owned: by `close`
+
+    def check(self) -> None:
+        """Raises DATA_LOSS when damage was found."""
+        if self._damage is not None:
+            raise errors.Error(self._damage.kind, self._damage.message)
+
+    async def close(self) -> None:
+        """Finish what was begun."""
+        if self._verifying is not None:
+            self._verifying.cancel()
+            await asyncio.wait([self._verifying])
+        if self._draining is not None:
+            await asyncio.wait([self._draining])
+        async with self._turn, self._opening:
+            self._retire()
+            await self._write(self.file.close)
+
+    async def commit(self, operations: Sequence[Operation]) -> Committed:
+        future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+        self._queue.append((operations, future))
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())  # owned: by `close`
+        return await future
+
+    async def sweep(self) -> None:
+        """Remove what has ended."""
+        async with self._turn:
+            await self.open()
+            commits, self.due = await self._write(lambda: self.file.sweep(self._clock()))
+            self._tell(commits)
+
+    async def load(self, staged: Path, above: int) -> int:
+        """Put the records of a file in place of all, and tell watchers to read anew. Damage is over then; the files
+        that have it are kept."""
+        async with self._turn:
+            if self._damage is None:
+                await self.open()
+            async with self._opening:
+                if self._damage is not None:
+                    self._retire()
+                    await self._write(lambda: self.file.set_aside(self._clock()))
+                    self._damage, self.ready = None, True
+                try:
+                    count, self.due = await self._write(lambda: self.file.load(staged, self._clock(), above))
+                finally:
+                    if self.feed.revision != self.file.state.revision:
+                        self.feed.reset(self.file.state.revision)
+        return count
+
+    async def drop(self) -> None:
+        """Remove the file, damaged or not, and tell watchers that it is gone."""
+        async with self._turn, self._opening:
+            self._retire()
+            await self._write(self.file.remove)
+            self._damage = self.due = None
+            self.ready = True
+            feed, self.feed = self.feed, Feed(self.name)
+            feed.drop()
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Do it in a thread of those that read."""
+        return await self._run(self._readers, work)
+
+    def told(self, error: errors.Error) -> None:
+        """Remember damage that was found."""
+        if error.kind is Kind.DATA_LOSS and self._damage is None:
+            self._damage = error
+            _log.error("database %s: %s", self.name, error.message)
+            self.feed.wake()
+
+    def _retire(self) -> None:
+        self.ready = False
+        self.file.retire()
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        return await self._run(self._writers, work)
+
+    async def _run(self, threads: Executor, work: Callable[[], T]) -> T:
+        running = asyncio.get_running_loop().run_in_executor(threads, work)
+        try:
+            # A thread cannot be stopped: who waits for it has to, so that nobody works on the file at the same time.
+            await _finished(running)
+            return running.result()
+        except errors.Error as error:
+            self.told(error)
+            raise
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                async with self._turn:
+                    await self._group(self._next())
+        finally:
+            self._draining = None
+
+    def _next(self) -> list[_Batch]:
+        """Those that go into one transaction. Who was cancelled meanwhile is not among them."""
+        group: list[_Batch] = []
+        size = 0
+        while self._queue and len(group) < _GROUP and size < _GROUP_BYTES:
+            operations, future = self._queue.popleft()
+            if not future.done():
+                group.append((operations, future))
+                for each in operations:
+                    if isinstance(each, Put):
+                        size += len(each.value)
+        return group
+
+    async def _group(self, group: list[_Batch]) -> None:
+        if not group:
+            return
+        try:
+            self.check()
+            batches, now = [operations for operations, _ in group], self._clock()
+            if not self.ready:  # it was closed meanwhile
+                await self.open()
+            answers, commits = await self._write(lambda: self.file.write(batches, now))
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+            await self._failed(group, error)
+            return
+        self._tell(commits)
+        for (_, future), answer in zip(group, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        if self.file.untidy:
+            await self._write(self.file.tidy)
+
+    async def _failed(self, group: list[_Batch], error: Exception) -> None:
+        """Nobody knows what is on disk after a fault of it: the file is opened anew."""
+        if not isinstance(error, errors.Error) or error.kind is Kind.UNAVAILABLE:
+            self._retire()
+            self.file.verified = False
+            await self._write(self.file.close)
+        for _, future in group:
+            if not future.done():
+                future.set_exception(error)
+
+    def _tell(self, commits: list[Commit]) -> None:
+        now = self._clock()
+        for commit in commits:
+            if commit.revision > self.feed.revision + 1:  # something is on disk that nobody was told was
+                self.feed.reset(commit.revision - 1)
+            self.feed.add(commit, now)
+            for change in commit.changes:
+                end = change.record.expires
+                if end is not None and (self.due is None or end < self.due):
+                    self.due = end
+        if self.watchers:
+            self.feed.shorten(_FEED_BYTES, 0)
+        elif commits:
+            self.rest()
+
+    def rest(self) -> None:
+        """Keep nothing for watchers where there are none: of many databases that would be much."""
+        if not self.watchers:
+            self.feed.reset(self.feed.revision)
+
+    async def _verify(self) -> None:
+        """Look at all of a large file, while it is in use."""
+        try:
+            with contextlib.suppress(errors.Error):  # it is remembered
+                await self.read(self.file.verify)
+        finally:
+            self._verifying = None
+
+
+async def _finished(running: asyncio.Future[Any]) -> None:
+    """Wait, also when cancelled; then be cancelled."""
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        running.exception()
+        raise cancelled
