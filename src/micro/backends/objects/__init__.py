@@ -1,0 +1,1 @@
+"""State in object storage that speaks S3's protocol."""
