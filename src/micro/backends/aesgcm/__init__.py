@@ -1,0 +1,1 @@
+"""Sealing with AES-256 in Galois/Counter Mode (NIST SP 800-38D)."""
