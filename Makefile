@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMP := $(VENV)/.ready
+# A module a worker, since its tests share servers; in the order of collection, so that the long ones begin first.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+SOAK := tests/contract/test_store_kills.py tests/contract/test_store_agreement.py tests/integration/test_store_server.py \
+	tests/unit/backends/sqlite/test_sqlite_store_damage.py
 
 help: ## list the tasks
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,7 +26,10 @@ run: setup ## start a server, run examples/helloworld and call it on its three d
 	@$(BIN)/python scripts/demo.py
 
 test: setup ## run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
+
+soak: setup ## kill, cut and flip what keeps records, hundreds of times: half an hour; MICRO_SOAK=N for N times
+	@MICRO_SOAK=$${MICRO_SOAK:-300} $(BIN)/python -m pytest --timeout 7200 $(SOAK)
 
 check: setup ## format, lint, types, import rules, contracts, generated code up to date
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
@@ -47,4 +54,4 @@ bench: setup ## measure; results on the terminal and in bench/results/
 clean: ## remove what was made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup run test check format gen bench clean
+.PHONY: help setup run test soak check format gen bench clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -108,6 +109,17 @@ async def end(chat: Any) -> grpc.StatusCode | None:
     return None
 
 
+async def until_served(slow: Slow, size: int) -> EchoResponse:
+    """A large answer, asked for again while the process still finds itself short of the memory that has just gone."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await slow.ask("Call", size)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.INTERNAL:
+                    raise
+
+
 async def test_who_lets_large_answers_lie_loses_the_stream_before_memory_is_used_up() -> None:
     async with service(max_heap=256 * MIB) as slow:
         chats = [await slow.chat(24 * MIB) for _ in range(30)]
@@ -115,4 +127,4 @@ async def test_who_lets_large_answers_lie_loses_the_stream_before_memory_is_used
         assert slow.memory("VmHWM") < 1024 * MIB
         ends = [await end(chat) for chat in chats]
         assert grpc.StatusCode.INTERNAL in ends
-        assert len((await slow.ask("Call", 31 * MIB)).name) == 31 * MIB
+        assert len((await until_served(slow, 31 * MIB)).name) == 31 * MIB

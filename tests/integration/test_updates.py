@@ -15,7 +15,7 @@ import worlds
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory):
-    with worlds.world(tmp_path_factory.mktemp("updates"), MICRO_READY_TIMEOUT="4") as made:
+    with worlds.world(tmp_path_factory.mktemp("updates"), MICRO_READY_TIMEOUT="8") as made:
         made.start()
         made.cli("run", str(made.service()))
         yield made

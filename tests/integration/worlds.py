@@ -158,7 +158,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def eventually(check, within: float = 10.0):
+def eventually(check, within: float = 30.0):
     """The first true value of `check()`, asked again and again; the last one when time is up."""
     end = time.monotonic() + within
     while True:

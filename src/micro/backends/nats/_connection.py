@@ -94,28 +94,39 @@ class Connection:
     async def start(self, stack: AsyncExitStack) -> None:
         """Connect, and close when the stack unwinds. Raises UNAVAILABLE when there is no answer in time."""
         stack.push_async_callback(self._close)
+        connecting = asyncio.create_task(self._connect())  # owned: by this call
         try:
-            async with asyncio.timeout(self._connect_seconds):
-                await self._client.connect(
-                    servers=self._address.url.split(","),
-                    user=self._address.user or None,
-                    password=self._address.password or None,
-                    name=self._name,
-                    connect_timeout=2,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.1,  # type: ignore[arg-type]
-                    reconnect_to_server_handler=_next_server,
-                    ping_interval=10,
-                    max_outstanding_pings=2,
-                    error_cb=self._failed,
-                    disconnected_cb=self._disconnected,
-                    reconnected_cb=self._reconnected,
-                )
+            await asyncio.wait([connecting], timeout=self._connect_seconds)
+            if not connecting.done():
+                raise TimeoutError
+            connecting.result()
         except (TimeoutError, OSError, nats.errors.Error) as error:
             raise errors.unavailable(
                 f"NATS at {self._address.url} cannot be reached: {_text(self._cause or error)}: is it running?"
             ) from error
+        finally:
+            # Again and again: `asyncio.wait_for` before Python 3.12, in there, may swallow a cancellation.
+            while not connecting.done():
+                connecting.cancel()
+                await asyncio.wait([connecting], timeout=0.1)
         self._up.set()
+
+    async def _connect(self) -> None:
+        await self._client.connect(
+            servers=self._address.url.split(","),
+            user=self._address.user or None,
+            password=self._address.password or None,
+            name=self._name,
+            connect_timeout=2,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,  # type: ignore[arg-type]
+            reconnect_to_server_handler=_next_server,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            error_cb=self._failed,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._reconnected,
+        )
 
     async def wait_connected(self, seconds: float) -> None:
         """Return at once when connected. Raises UNAVAILABLE when that takes longer than `seconds`."""
