@@ -74,6 +74,9 @@ def doors() -> None:
 
 
 def main() -> int:
+    home = os.environ.get("MICRO_HOME") or Path.home() / ".micro"
+    print(f"This server keeps its state in {home}, as `micro server` does; for another folder: MICRO_HOME=DIR make run")
+    sys.stdout.flush()
     # A session of its own: Ctrl-C reaches us, and we stop the server once, in order.
     server = subprocess.Popen([MICRO, "server", *sys.argv[1:]], start_new_session=True)
     # A shell that starts us in the background has us ignore Ctrl-C.

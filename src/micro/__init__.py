@@ -12,7 +12,10 @@ from micro._version import __version__
 
 if TYPE_CHECKING:
     from micro.domain import errors as errors
+    from micro.framework import blobs as blobs
     from micro.framework import client as client
+    from micro.framework import config as config
+    from micro.framework import store as store
     from micro.framework.service import Service as Service
     from micro.framework.service import method as method
     from micro.rpc.context import Context as Context
@@ -20,12 +23,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "Context": ("micro.rpc.context", "Context"),
     "Service": ("micro.framework.service", "Service"),
+    "blobs": ("micro.framework.blobs", None),
     "client": ("micro.framework.client", None),
+    "config": ("micro.framework.config", None),
     "errors": ("micro.domain.errors", None),
     "method": ("micro.framework.service", "method"),
+    "store": ("micro.framework.store", None),
 }
 
-__all__ = ["Context", "Service", "__version__", "client", "errors", "method"]
+__all__ = ["Context", "Service", "__version__", "blobs", "client", "config", "errors", "method", "store"]
 
 
 def __getattr__(name: str) -> Any:

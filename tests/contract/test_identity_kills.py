@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from micro.backends.sqlite.identity import SqliteIdentity
+from micro.backends.aesgcm.keyring import Keyring
+from micro.backends.aesgcm.sealing import AesGcmSealing
+from micro.backends.sqlite.store import SqliteStore
+from micro.backends.stored.identity import StoredIdentity
 from micro.domain.account import Account
 from micro.domain.rule import Resource, Rule
 from micro.ports.identity import Entry, Session
@@ -37,10 +40,16 @@ def entry(action: str, name: str) -> Entry:
     return Entry(1.0, "micro/writer", action, name, "micro", "")
 
 
+def store_in(path: Path) -> StoredIdentity:
+    sealing = AesGcmSealing(Keyring("", path / "config.key"))
+    sealing.begin()
+    return StoredIdentity(SqliteStore(path / "state"), sealing)
+
+
 async def write(path: Path, generation: str) -> None:
     """Store accounts, rules and sessions for ever, and print the name of each when it is acknowledged."""
     async with AsyncExitStack() as stack:
-        store = SqliteIdentity(path)
+        store = store_in(path)
         await store.start(stack)
         number = 0
         while True:
@@ -71,14 +80,14 @@ def killed(path: Path, generation: int, after: int) -> list[str]:
 
 @pytest.mark.slow
 async def test_every_acknowledged_change_outlives_a_kill(tmp_path: Path) -> None:
-    path = tmp_path / "auth" / "identity.db"
+    path = tmp_path
     choose = random.Random()  # no seed: other moments each time
     acknowledged: list[str] = []
     for generation in range(ROUNDS):
         now = await asyncio.to_thread(killed, path, generation, choose.randint(1, MOST))
         acknowledged += now
         async with AsyncExitStack() as stack:
-            store = SqliteIdentity(path)
+            store = store_in(path)
             await store.start(stack)
             accounts = {each.id: each for each in await store.accounts("micro", limit=100_000)}
             rules = {each.id: each for each in await store.rules("micro")}

@@ -20,7 +20,7 @@ from micro.rpc.gen.micro.auth.v1.auth_pb import TokenRequest, TokenResponse
 
 def settled(world: worlds.World) -> None:
     """Wait until the server has said all that it says when it is ready."""
-    assert worlds.eventually(lambda: "next:" in world.output(), 10), world.output()
+    assert worlds.eventually(lambda: "next:" in world.output()), world.output()
 
 
 def get(world: worlds.World, path: str, context: ssl.SSLContext | None = None) -> tuple[int, dict[str, object]]:
@@ -59,7 +59,7 @@ def test_the_first_start_makes_an_admin_who_is_logged_in_here_and_the_second_mak
 
         file = tmp_path / "sessions.json"
         assert file.stat().st_mode & 0o777 == 0o600
-        assert (world.layout.auth / "identity.db").stat().st_mode & 0o777 == 0o600
+        assert (world.layout.records("auth") / "auth.db").stat().st_mode & 0o777 == 0o600
         session = Sessions(tmp_path).read("local").session
         assert session is not None
         assert (session.id, session.namespace) == ("admin", "micro")

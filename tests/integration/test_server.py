@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ def test_a_server_starts_answers_and_ends_without_a_trace(tmp_path: Path) -> Non
         assert world.layout.state.stat().st_mode & 0o777 == 0o600
         assert world.layout.settings.stat().st_mode & 0o777 == 0o600
         health = world.cli("health")
-        for name in ("nats", "registry", "network", "runtime", "mesh", "api", "proxy"):
+        for name in ("nats", "registry", "network", "runtime", "store", "config", "mesh", "api", "proxy"):
             assert name in health.stdout
         before = time.monotonic()
         assert world.stop(signal.SIGTERM) == 0
@@ -113,9 +114,37 @@ def test_a_command_without_a_server_says_so_at_once(tmp_path: Path) -> None:
 def test_services_come_back_with_the_server(tmp_path: Path) -> None:
     with worlds.world(tmp_path) as world:
         world.start()
-        world.cli("run", str(world.service()))
-        world.stop()
-        world.start()
-        done = worlds.eventually(lambda: "Hello Ann" in world.cli("helloworld", "--name=Ann", check=False).stdout, 20)
-        assert done
+        source = worlds.HELLO.replace('GREETING = "Hello"', 'GREETING = os.environ["GREETING"]')
+        world.cli("run", str(world.service(source=source)), "-e", "GREETING=Good day", "-i", "2", "--version", "v7")
+        greeting = "not for everybody: 7d41"
+        world.cli("update", str(world.service(source=source)), "-e", f"GREETING={greeting}", "--version", "v7")
+        for how in (lambda: world.stop(timeout=60), lambda: kill(world)):
+            before = world.processes()
+            how()
+            world.start()
+            assert "helloworld" in world.cli("status").stdout, "it is told from the beginning"
+            assert worlds.eventually(lambda: running(world) == ("v7", "running", 2), 40), world.cli("status").stdout
+            said = world.cli("helloworld", "--name=Ann").stdout
+            assert f"{greeting} Ann" in said
+            assert not set(before.values()) & set(world.processes().values())
+        assert not [path for path in world.layout.root.rglob("*") if path.is_file() and greeting in text(path)]
         assert os.access(world.layout.logs, os.R_OK)
+
+
+def running(world: worlds.World) -> tuple[str, str, int] | None:
+    """Version, state and running instances of the one service."""
+    [found] = json.loads(world.cli("status", "-o", "json").stdout)
+    return found["version"], found["status"], found["instances"]
+
+
+def kill(world: worlds.World) -> None:
+    """End the server and all that it has started at once, as a power cut does."""
+    assert world.process is not None
+    for pid in (world.process.pid, *world.processes().values()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    world.process.wait(10)
+
+
+def text(path: Path) -> str:
+    return path.read_bytes().decode("latin-1")

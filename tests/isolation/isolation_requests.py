@@ -9,16 +9,22 @@ from typing import Any
 
 from isolation_world import SECRET, SHARED, World, announced, archive
 
+from micro.domain.dump import Digest
 from micro.rpc.gen.envoy.service.discovery.v3 import discovery_pb
 from micro.rpc.gen.grpc.health.v1 import health_pb
 from micro.rpc.gen.grpc.reflection.v1 import reflection_pb
 from micro.rpc.gen.grpc.reflection.v1alpha import reflection_pb as reflection_alpha_pb
 from micro.rpc.gen.micro.auth.v1 import auth_pb as auth
+from micro.rpc.gen.micro.config.v1 import config_pb as config
 from micro.rpc.gen.micro.network.v1 import network_pb as network
 from micro.rpc.gen.micro.registry.v1 import registry_pb as registry
 from micro.rpc.gen.micro.runtime.v1 import runtime_pb as runtime
+from micro.rpc.gen.micro.store.v1 import store_pb as store
+from micro.rpc.wkt import oneof
 
 _A, _R, _N, _U = "/micro.auth.v1.", "/micro.registry.v1.Registry/", "/micro.network.v1.Network/", "/micro.runtime.v1."
+_S = "/micro.store.v1."
+_C = "/micro.config.v1.Config/"
 
 
 @dataclass(frozen=True)
@@ -281,6 +287,126 @@ _RUNTIME: Mapping[str, Case] = {
     ),
 }
 
+
+async def _renew(about: About) -> Any:
+    name, holder = await about.world.lock(about.tenant)
+    return store.RenewRequest(name=name, holder=holder, database=about.field)
+
+
+async def _release(about: About) -> Any:
+    name, holder = await about.world.lock(about.tenant)
+    return store.ReleaseRequest(name=name, holder=holder, database=about.field)
+
+
+async def _delete_record(about: About) -> Any:
+    key = await about.world.record(about.tenant, about.world.fresh(about.tenant, "key"))
+    return store.DeleteRequest(key=key, options=_things(about))
+
+
+async def _delete_blob(about: About) -> Any:
+    key = await about.world.blob(about.tenant, about.world.fresh(about.tenant, "blob"))
+    return store.BlobStoreDeleteRequest(key=key, namespace=about.field)
+
+
+def _things(about: About) -> store.Options:
+    return store.Options(database=about.field, table="things")
+
+
+def _new_record(about: About) -> store.Record:
+    return store.Record(key=about.world.fresh(about.tenant, "key"))
+
+
+async def _delete_setting(about: About) -> Any:
+    path = await about.world.setting(about.tenant)
+    return config.DeleteRequest(namespace=about.field, path=path)
+
+
+async def _roll_back(about: About) -> Any:
+    path = await about.world.setting(about.tenant)
+    found = await about.world.as_root(f"{_C}History", config.HistoryRequest(namespace=about.tenant, path=path))
+    return config.RollbackRequest(namespace=about.field, path=path, revision=found.revisions[0].revision)
+
+
+def _set(about: About, *, secret: bool = False) -> config.SetRequest:
+    path, options = about.world.fresh(about.tenant, "set"), config.Options(secret=secret)
+    return config.SetRequest(namespace=about.field, path=path, value=config.Value(data="1"), options=options)
+
+
+_IN_CLEAR = config.Options(secret=True)
+
+_CONFIG: Mapping[str, Case] = {
+    f"{_C}Get": _plain(lambda about: config.GetRequest(namespace=about.field)),
+    f"{_C}Get in clear": _plain(lambda about: config.GetRequest(namespace=about.field, path="kept", options=_IN_CLEAR)),
+    f"{_C}Set": _plain(_set),
+    f"{_C}Set secret": _plain(lambda about: _set(about, secret=True)),
+    f"{_C}Delete": Case(_delete_setting),
+    f"{_C}List": _plain(lambda about: config.ListRequest(namespace=about.field)),
+    f"{_C}History": _plain(lambda about: config.HistoryRequest(namespace=about.field)),
+    f"{_C}Rollback": Case(_roll_back),
+    f"{_C}Watch": _plain(lambda about: config.WatchRequest(namespace=about.field), enough=bool),
+    f"{_C}Watch in clear": _plain(
+        lambda about: config.WatchRequest(namespace=about.field, path="kept", options=_IN_CLEAR), enough=bool
+    ),
+    f"{_C}Rotate": _plain(lambda about: config.RotateRequest(), fields=False),
+    f"{_C}Purge": _plain(lambda about: config.PurgeRequest(namespace=about.tenant), fields=False),
+}
+
+_STORE: Mapping[str, Case] = {
+    f"{_S}Store/Read": _plain(
+        lambda about: store.ReadRequest(
+            key=f"kept-{about.tenant}", options=store.ReadOptions(database=about.field, table="things")
+        )
+    ),
+    f"{_S}Store/Write": _plain(lambda about: store.WriteRequest(record=_new_record(about), options=_things(about))),
+    f"{_S}Store/Delete": Case(_delete_record),
+    f"{_S}Store/List": _plain(
+        lambda about: store.ListRequest(options=store.ListOptions(database=about.field, table="things"))
+    ),
+    f"{_S}Store/Batch": _plain(
+        lambda about: store.BatchRequest(
+            database=about.field,
+            table="things",
+            operations=[
+                store.Operation(does=oneof("read", f"kept-{about.tenant}")),
+                store.Operation(does=oneof("write", _new_record(about))),
+            ],
+        )
+    ),
+    f"{_S}Store/Watch": _plain(lambda about: store.WatchRequest(database=about.field, table="things"), enough=bool),
+    f"{_S}Store/Databases": _plain(lambda about: store.DatabasesRequest(), fields=False),
+    f"{_S}Store/Tables": _plain(lambda about: store.TablesRequest(database=about.field)),
+    f"{_S}BlobStore/Read": _plain(
+        lambda about: store.BlobStoreReadRequest(key=f"kept-{about.tenant}", namespace=about.field)
+    ),
+    f"{_S}BlobStore/Write": _plain(
+        lambda about: [
+            store.BlobStoreWriteRequest(
+                key=about.world.fresh(about.tenant, "blob"), options=store.BlobOptions(namespace=about.field)
+            ),
+            store.BlobStoreWriteRequest(data=b"x"),
+        ]
+    ),
+    f"{_S}BlobStore/Stat": _plain(
+        lambda about: store.BlobStoreStatRequest(key=f"kept-{about.tenant}", namespace=about.field)
+    ),
+    f"{_S}BlobStore/List": _plain(lambda about: store.BlobStoreListRequest(namespace=about.field)),
+    f"{_S}BlobStore/Delete": Case(_delete_blob),
+    f"{_S}Lock/Acquire": _plain(
+        lambda about: store.AcquireRequest(name=about.world.fresh(about.tenant, "lock"), database=about.field)
+    ),
+    f"{_S}Lock/Renew": Case(_renew),
+    f"{_S}Lock/Release": Case(_release),
+    f"{_S}Leader/Campaign": _plain(
+        lambda about: store.CampaignRequest(name=about.world.fresh(about.tenant, "election"), database=about.field),
+        enough=bool,
+    ),
+    f"{_S}Backup/Dump": _plain(lambda about: store.DumpRequest(database=about.field)),
+    f"{_S}Backup/Load": _plain(
+        lambda about: [store.LoadRequest(database=about.field), store.LoadRequest(checksum=Digest().told())]
+    ),
+    f"{_S}Backup/Purge": _plain(lambda about: store.PurgeRequest(namespace=about.tenant), fields=False),
+}
+
 _STANDARD: Mapping[str, Case] = {
     "/grpc.health.v1.Health/Check": _plain(lambda about: health_pb.HealthCheckRequest(), fields=False, of="auth"),
     "/grpc.health.v1.Health/Watch": _plain(
@@ -300,10 +426,8 @@ _STANDARD: Mapping[str, Case] = {
 
 
 def _listed(module: Any) -> Any:
-    from micro.rpc.wkt import oneof
-
     return oneof("list_services", "*")
 
 
-CASES: Mapping[str, Case] = {**_AUTH, **_REGISTRY, **_NETWORK, **_RUNTIME, **_STANDARD}
+CASES: Mapping[str, Case] = {**_AUTH, **_REGISTRY, **_NETWORK, **_RUNTIME, **_STORE, **_CONFIG, **_STANDARD}
 """By the path of the endpoint, and what sets the case apart from others of the same."""

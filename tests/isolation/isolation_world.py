@@ -23,19 +23,23 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from isolation_calls import Direct, Reply, invoke, stream_of
 from jwt.api_jws import PyJWS
 
+from micro.backends.aesgcm.keyring import Keyring
+from micro.backends.aesgcm.sealing import AesGcmSealing
 from micro.backends.argon.secrets import ArgonHasher
 from micro.backends.envoy.ads import EnvoyDataplane
-from micro.backends.files.accounts import FileAccounts
 from micro.backends.files.sources import FileSources
-from micro.backends.files.workloads import FileWorkloads
 from micro.backends.jwt.tokens import JwtSigner
+from micro.backends.memory.blobs import MemoryBlobs
 from micro.backends.memory.builder import MemoryBuilder
 from micro.backends.memory.launcher import MemoryLauncher
 from micro.backends.memory.registry import MemoryRegistry
+from micro.backends.memory.store import MemoryStore
 from micro.backends.process.logs import LogFolder, LogWriter
 from micro.backends.remote.accounts import RemoteAccounts
 from micro.backends.remote.tenants import RemoteTenants
-from micro.backends.sqlite.identity import SqliteIdentity
+from micro.backends.stored.accounts import StoredAccounts
+from micro.backends.stored.identity import StoredIdentity
+from micro.backends.stored.workloads import RuntimeRecords, StoredWorkloads
 from micro.domain.account import Account
 from micro.domain.audience import Audience
 from micro.domain.namespace import Quota
@@ -45,15 +49,24 @@ from micro.framework.policy import Policy
 from micro.rpc.app import Application
 from micro.rpc.asgi_server import Command
 from micro.rpc.gen.micro.auth.v1 import auth_pb
+from micro.rpc.gen.micro.config.v1 import config_pb
 from micro.rpc.gen.micro.registry.v1 import registry_pb
 from micro.rpc.gen.micro.runtime.v1 import runtime_pb
+from micro.rpc.gen.micro.store.v1 import store_pb
 from micro.rpc.tokens import JwtVerifier
 from micro.services import _auth_core as core
+from micro.services._store_databases import Databases
+from micro.services._store_leases import Leases
 from micro.services.auth import AuthService
+from micro.services.blobs import BlobHandler
+from micro.services.config import ConfigService
 from micro.services.host import Host, RuntimeSettings
 from micro.services.network import NetworkService
 from micro.services.registry import RegistryService
 from micro.services.runtime import Runtime, Source
+from micro.services.store import StoreHandler
+from micro.services.store_backup import BackupHandler
+from micro.services.store_lock import LeaderHandler, LockHandler
 
 A, B = "yellow", "purple"
 SECRET = "correct horse battery"
@@ -96,7 +109,10 @@ class World:
         self.home = home
         self.apps: dict[str, Application] = {}
         self.policy = Policy(JwtVerifier())
-        self.store = SqliteIdentity(home / "identity.db")
+        sealing = AesGcmSealing(Keyring("", home / "config.key"))
+        sealing.begin()
+        self.store = StoredIdentity(MemoryStore(), sealing)
+        self.kept = RuntimeRecords(MemoryStore(), sealing)
         self.signer = JwtSigner()
         self.secrets: dict[Call, str] = {}
         self.launcher = MemoryLauncher()
@@ -108,7 +124,7 @@ class World:
             self.signer,
             JwtVerifier(),
             ArgonHasher(passes=1, memory=8),
-            RemoteTenants(as_auth, as_auth),  # type: ignore[arg-type]
+            RemoteTenants(as_auth, as_auth, as_auth, as_auth),  # type: ignore[arg-type]
             server_secret=SERVER_SECRET,
             public=False,
         )
@@ -121,11 +137,11 @@ class World:
         self.host = Host(
             launcher=self.launcher,
             builder=MemoryBuilder(),
-            store=FileWorkloads(home / "namespaces"),
+            store=StoredWorkloads(self.kept),
             sources=self.sources,
             logs=LogFolder(home / "logs", home / "namespaces"),
             traffic=_Traffic(),
-            accounts=FileAccounts(home / "namespaces", RemoteAccounts(as_runtime)),  # type: ignore[arg-type]
+            accounts=StoredAccounts(self.kept, RemoteAccounts(as_runtime)),  # type: ignore[arg-type]
             command=lambda python, folder, address, admin: Command((str(python), address), {}),
             admin_socket=lambda process: home / "run" / process,
             admin=lambda socket: _Admin(),
@@ -133,11 +149,28 @@ class World:
             environ={},
         )
         self.runtime = Runtime(self.host, self.quota)
+        self.records = MemoryStore()
+        self.blobs = MemoryBlobs()
+        self.databases = Databases(self.records, lambda name: name in self.policy.namespaces)
+        self.leases = Leases(self.databases)
+        self.config = ConfigService(MemoryStore(), sealing, exists=lambda name: name in self.policy.namespaces)
+        self._guard()
+
+    def _guard(self) -> None:
+        """Put each service behind its guard."""
         guarded = {
             "auth": self.auth.handlers,
             "registry": (self.registry,),
             "network": (self.network, self.dataplane),
             "runtime": (self.runtime, Source(self.sources, self.quota)),
+            "store": (
+                StoreHandler(self.databases),
+                BlobHandler(self.blobs, self.databases),
+                LockHandler(self.leases),
+                LeaderHandler(self.leases),
+                BackupHandler(self.databases, self.blobs.drop),
+            ),
+            "config": (self.config,),
         }
         for name, handlers in guarded.items():
             guard = CoreGuard(self.policy, SERVER_SECRET)
@@ -241,6 +274,37 @@ class World:
         await self.as_root("/micro.registry.v1.Registry/Register", request)
         return id_
 
+    async def record(self, namespace: str, key: str) -> str:
+        """Store a record, which tells whose it is; return its key."""
+        request = store_pb.WriteRequest(
+            record=store_pb.Record(key=key, value=f"of {namespace}".encode()),
+            options=store_pb.Options(database=namespace, table="things"),
+        )
+        await self.as_root("/micro.store.v1.Store/Write", request)
+        return key
+
+    async def blob(self, namespace: str, key: str) -> str:
+        """Keep a blob, which tells whose it is; return its key."""
+        await self.blobs.write(namespace, key, stream_of(f"of {namespace}".encode()))
+        return key
+
+    async def setting(self, namespace: str, path: str = "", *, secret: bool = False) -> str:
+        """Set a value, which tells whose it is; return its path."""
+        request = config_pb.SetRequest(
+            namespace=namespace,
+            path=path or self.fresh(namespace, "set"),
+            value=config_pb.Value(data=f'"of {namespace}"'),
+            options=config_pb.Options(secret=secret),
+        )
+        await self.as_root("/micro.config.v1.Config/Set", request)
+        return request.path
+
+    async def lock(self, namespace: str) -> tuple[str, str]:
+        """Take a lock; return its name and what its holder shows."""
+        name = self.fresh(namespace, "lock")
+        request = store_pb.AcquireRequest(name=name, database=namespace)
+        return name, (await self.as_root("/micro.store.v1.Lock/Acquire", request)).holder
+
     async def key(self) -> Any:
         return (await self.store.keys())[0]
 
@@ -280,7 +344,11 @@ async def running(home: Path) -> AsyncIterator[World]:
         world.tell()
         await world.registry.start(stack)
         await world.network.start(stack)
+        await world.kept.start(stack)
         await world.runtime.start(stack)
+        await world.records.start(stack)
+        await world.leases.start(stack)
+        await world.config.start(stack)
         begin = await world.call(
             "/micro.auth.v1.Setup/Begin", auth_pb.BeginRequest(), [("authorization", f"Bearer {SERVER_SECRET}")]
         )
@@ -302,6 +370,9 @@ async def running(home: Path) -> AsyncIterator[World]:
             await world.workload(namespace, f"ann-{namespace}", SHARED)
             await world.node(namespace, SHARED)
             await world.rule(namespace)
+            await world.record(namespace, f"kept-{namespace}")
+            await world.blob(namespace, f"kept-{namespace}")
+            await world.setting(namespace, "kept", secret=True)
         yield world
 
 

@@ -47,6 +47,16 @@ TELLING = {
     "Network/Routes",
     "Runtime/Read",
     "Runtime/Logs",
+    "Config/Get in clear",
+    "Config/Watch in clear",
+    "Store/Read",
+    "Store/List",
+    "Store/Batch",
+    "Store/Databases",
+    "BlobStore/Read",
+    "BlobStore/Stat",
+    "BlobStore/List",
+    "Backup/Dump",
 }
 """What answers with things of the tenant's, so that it can be seen that it tells of one and not of the other."""
 

@@ -12,6 +12,7 @@ from isolation_world import SHARED, A, B, World, running
 
 from micro.backends.remote.accounts import RemoteAccounts
 from micro.backends.remote.tenants import RemoteTenants
+from micro.backends.stored.workloads import ACCOUNTS, WORKLOADS
 from micro.domain.account import Type
 from micro.domain.errors import Error, Kind
 from micro.rpc.gen.micro.auth.v1 import auth_pb as auth
@@ -101,24 +102,27 @@ async def test_a_service_is_who_it_says_and_its_account_goes_with_it(world: Worl
     gone = runtime.DeleteRequest(name=name, namespace=A)
     await world.as_root("/micro.runtime.v1.Runtime/Delete", gone)
     assert await kind(world.login((id_, A))) is Kind.UNAUTHENTICATED
-    assert not list((world.home / "namespaces" / A / "accounts").glob(f"*{name}*"))
+    assert (A, name, "latest") not in await world.kept.keys(ACCOUNTS)
 
 
 async def test_what_a_namespace_holds_is_counted_and_ended_with_it(world: World) -> None:
-    tenants = RemoteTenants(client(world), client(world))
+    tenants = RemoteTenants(*[client(world)] * 4)
     await world.node(A, "by-hand")
     assert (await tenants.count(A), await tenants.count(B), await tenants.count("nowhere")) == (2, 1, 0)
+    assert (await tenants.tables(A), await tenants.tables("nowhere")) == (1, 0)
+    assert (await tenants.blobs(A), await tenants.blobs("nowhere")) == (1, 0)
     path, whole = "/micro.auth.v1.Namespaces/Delete", auth.NamespacesDeleteRequest(name=A, force=True)
     part = auth.NamespacesDeleteRequest(name=A)
     assert await kind(world.as_root(path, part)) is Kind.FAILED_PRECONDITION
     await world.as_root(path, whole)
     await world.as_root("/micro.auth.v1.Namespaces/Create", auth.NamespacesCreateRequest(name=A))
     world.tell()
-    assert await tenants.count(A) == 0
+    assert (await tenants.count(A), await tenants.tables(A), await tenants.blobs(A)) == (0, 0, 0)
     assert not (world.home / "namespaces" / A).exists()
+    assert not [key for table in (ACCOUNTS, WORKLOADS) for key in await world.kept.keys(table) if key[0] == A]
     logs = runtime.LogsRequest(name=SHARED, namespace=A)
     assert await kind(world.as_root("/micro.runtime.v1.Runtime/Logs", logs)) is Kind.NOT_FOUND
     assert await kind(world.login((f"adm-{A}", A))) is Kind.UNAUTHENTICATED
-    assert await tenants.count(B) == 1
+    assert (await tenants.count(B), await tenants.tables(B), await tenants.blobs(B)) == (1, 1, 1)
     await world.login((f"{SHARED}@latest", B))
     await tenants.end("nowhere")

@@ -103,6 +103,9 @@ def _parser(command: str, action: Action) -> Parser:
 
 def _unknown(command: str, known: Sequence[Action], words: Sequence[str]) -> failures.UsageError:
     typed = list(words[: next((n for n, word in enumerate(words) if word.startswith("-")), len(words))])
+    if not typed:
+        flag = words[0].partition("=")[0]
+        return failures.UsageError(f"{flag} comes before the action: type micro {command} ACTION {flag}")
     begun = [one.words for one in known if typed and one.words and _folded(one.words.split()[0]) == _folded(typed[0])]
     if begun and len(typed) == 1:
         return failures.UsageError(f"type one of: {', '.join(f'micro {command} {words}' for words in begun)}")

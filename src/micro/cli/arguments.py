@@ -85,7 +85,12 @@ class Parser(argparse.ArgumentParser):
             UsageError: they do not fit; names the closest known flag.
             HelpWantedError: help was asked for.
         """
-        args, unknown = self.parse_known_args(list(words))
+        # Made now: parsing intermixed hides the arguments for a while, and --help is found in it.
+        self.usage = " ".join([self.prog, *self.positionals(), "[--flags]"])
+        # argparse would take a list of words for ended at the first flag.
+        listed = any(one.nargs == "*" for one in self._positionals._group_actions)
+        parse = self.parse_known_intermixed_args if listed else self.parse_known_args
+        args, unknown = parse(list(words))
         if not unknown:
             return args
         flag = unknown[0].partition("=")[0]
@@ -105,7 +110,6 @@ class Parser(argparse.ArgumentParser):
         raise failures.UsageError(f"{message}; see: {self.prog} --help")
 
     def print_help(self, file: object = None) -> NoReturn:
-        self.usage = " ".join([self.prog, *self.positionals(), "[--flags]"])
         raise HelpWantedError(self.format_help())
 
 

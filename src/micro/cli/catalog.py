@@ -20,10 +20,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("Inspect", "show the services that run, and why one does not"),
     "logs": ("Inspect", "show a service's output"),
     "services": ("Inspect", "list the services that can be called"),
+    "config": ("State", "get and set settings and secrets, with their history"),
+    "store": ("State", "read, write and watch records; copy, back up and restore them"),
+    "blob": ("State", "write, read, list and delete files of any size"),
     "call": ("Call", "call an endpoint with JSON"),
     "stream": ("Call", "call an endpoint and print each message as it arrives"),
     "completion": ("Platform", "print the completion script for bash, zsh or fish"),
 }
 """Command -> (section of the help, what it does). The module is `micro.cli.commands.<command>`."""
 
-SECTIONS = ("Develop", "Call", "Inspect", "Identity", "Platform")
+SECTIONS = ("Develop", "Call", "State", "Inspect", "Identity", "Platform")

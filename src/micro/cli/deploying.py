@@ -182,8 +182,8 @@ def report(reference: plan.Reference, word: str, session: Session) -> None:
             header = (
                 "" if session.namespace == names.DEFAULT_NAMESPACE else f" -H 'micro-namespace: {session.namespace}'"
             )
-            # Where others reach the gateway, an account is needed.
-            header += f' -H "authorization: Bearer $({session.micro} user token)"' if url.startswith("https:") else ""
+            if session.environment.accounts:
+                header += f' -H "authorization: Bearer $({session.micro} user token)"'
             rows.append(("", f"curl {url}/{words.replace(' ', '/')}{header} -d '{body}'"))
     else:
         rows.append(("call", f"{session.micro} {reference.name} --help"))

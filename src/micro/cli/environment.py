@@ -38,6 +38,7 @@ class Environment(NamedTuple):
         tls: how a secure connection is checked.
         trusted: whether what listens there is what it should be, as far as can be known: at the local address there may
             be anybody while no server of this home runs.
+        accounts: whether users' services are known to need an account.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Environment(NamedTuple):
     description: str = ""
     tls: Tls = Tls()
     trusted: bool = True
+    accounts: bool = False
 
     @property
     def setup(self) -> str:
@@ -288,7 +290,8 @@ class Environments:
             api = str(state.get("api_address", ""))
             api = addresses.near(api) if api else api
             api = f"https://{api}" if api and tls.pinned else api
-            return Environment(LOCAL, where, api, "the server of this home", tls, trusted=_runs(state.get("pid")))
+            accounts, ours = state.get("accounts") is True, _runs(state.get("pid"))
+            return Environment(LOCAL, where, api, "the server of this home", tls, trusted=ours, accounts=accounts)
         return Environment(LOCAL, DEFAULT_ADDRESS, DEFAULT_API_ADDRESS, "the server of this home", trusted=False)
 
     def _read(self) -> dict[str, Any]:

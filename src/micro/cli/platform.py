@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from micro.cli import failures
@@ -116,6 +116,54 @@ class Platform:
         except failures.NoServiceError as error:
             raise Error(error.kind, error.message) from None
 
+    def store(self, endpoint: str, request: Mapping[str, Any], timeout: float = QUICK) -> dict[str, Any]:
+        """Call an endpoint of the store, for example "Store/Read"; what is absent is an error like any other."""
+        try:
+            return self._call("store", f"micro.store.v1.{endpoint}", request, timeout)
+        except failures.NoServiceError as error:
+            raise Error(error.kind, error.message) from None
+
+    def store_stream(
+        self, endpoint: str, messages: Iterable[Mapping[str, Any]], patience: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Send messages to an endpoint of the store that takes or gives a stream, and yield its answers.
+
+        Args:
+            patience: seconds that any wait for an answer may take; None for as long as it takes.
+        """
+        encoded = (json.dumps(message).encode("utf-8") for message in messages)
+        bodies = encoded if isinstance(messages, Iterator) else list(encoded)
+        try:
+            with _translated("store"):
+                for line in self._transport.stream("store", f"/micro.store.v1.{endpoint}", bodies, patience=patience):
+                    yield json.loads(line)
+        except failures.NoServiceError as error:
+            raise Error(error.kind, error.message) from None
+
+    def config(self, endpoint: str, request: Mapping[str, Any], timeout: float = QUICK) -> dict[str, Any]:
+        """Call an endpoint of config, for example "Get"; what is not set is an error like any other."""
+        try:
+            return self._call("config", f"micro.config.v1.Config/{endpoint}", request, timeout)
+        except failures.NoServiceError as error:
+            raise Error(error.kind, error.message) from None
+
+    def config_watch(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """A value, and again after each change of it."""
+        body = json.dumps(request).encode("utf-8")
+        with _translated("config"):
+            for line in self._transport.stream("config", "/micro.config.v1.Config/Watch", [body]):
+                yield json.loads(line)
+
+    def blob_stream(self, endpoint: str, messages: Iterable[bytes], patience: float) -> Iterator[bytes]:
+        """As `store_stream`, with protobuf's own messages: bytes as they are."""
+        try:
+            with _translated("store"):
+                yield from self._transport.stream(
+                    "store", f"/micro.store.v1.BlobStore/{endpoint}", messages, patience=patience, codec="proto"
+                )
+        except failures.NoServiceError as error:
+            raise Error(error.kind, error.message) from None
+
     def _scoped(self, **fields: str) -> dict[str, str]:
         return {name: value for name, value in fields.items() if value} | {"namespace": self._namespace}
 
@@ -164,7 +212,8 @@ class _translated:  # noqa: N801 - reads as a sentence at the `with`
         if error.kind is Kind.NOT_FOUND:
             raise failures.NoServiceError(error.message) from None
         if error.kind is Kind.UNAVAILABLE:
-            why = f": {error.message}" if error.message else ""
+            why = error.message.removesuffix("; see: micro status")
+            why = f": {why}" if why else ""
             raise failures.UnreachableError(f"{self._service} is not available{why}; see: micro health") from None
         if error.kind is Kind.UNIMPLEMENTED:
             raise failures.UnreachableError(

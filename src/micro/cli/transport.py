@@ -138,13 +138,16 @@ class Transport:
         timeout: float | None = None,
         patience: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        codec: str = "json",
     ) -> Iterator[bytes]:
         """Send messages and yield the answers as they come; both go on at once. Arguments and errors as in `unary`.
+
+        With codec "proto", messages and answers are not JSON but protobuf's own.
 
         Messages that can be gone through again, as those of a list, are sent again when the account's token has been
         refused and renewed.
         """
-        headers = self._headers(service, "application/connect+json", timeout, metadata, "connect-timeout-ms")
+        headers = self._headers(service, f"application/connect+{codec}", timeout, metadata, "connect-timeout-ms")
         wait = patience if patience is not None else (timeout + 2 if timeout else None)
         token = self._authorise(headers)
         answers = self._stream(path, headers, messages, wait)
@@ -171,7 +174,7 @@ class Transport:
             sender = _Sender(connection, messages)
             sender.start()
             try:
-                yield from _receive(connection)
+                yield from _receive(connection, headers["content-type"])
             except (OSError, BadAnswerError):
                 sender.raise_failure()
                 raise
@@ -296,10 +299,10 @@ def envelope(message: bytes, flags: int = 0) -> bytes:
     return bytes([flags]) + len(message).to_bytes(4, "big") + message
 
 
-def _receive(connection: Connection) -> Iterator[bytes]:
+def _receive(connection: Connection, wanted: str) -> Iterator[bytes]:
     status, headers = connection.receive_head()
     read = connection.body(headers)
-    if status != 200 or not headers.get("content-type", "").startswith("application/connect+json"):
+    if status != 200 or not headers.get("content-type", "").startswith(wanted):
         raise _error(status, read(-1))
     while head := read(5):
         size = int.from_bytes(head[1:5], "big")

@@ -81,6 +81,35 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
         "/micro.runtime.v1.Runtime/Logs": _A,
         "/micro.runtime.v1.Runtime/Purge": Need.PLATFORM,
         "/micro.runtime.v1.Source/Upload": _U,
+        "/micro.store.v1.Store/Read": _A,
+        "/micro.store.v1.Store/Write": _A,
+        "/micro.store.v1.Store/Delete": _A,
+        "/micro.store.v1.Store/List": _A,
+        "/micro.store.v1.Store/Batch": _A,
+        "/micro.store.v1.Store/Watch": _A,
+        "/micro.store.v1.Store/Databases": _A,
+        "/micro.store.v1.Store/Tables": _A,
+        "/micro.store.v1.BlobStore/Read": _A,
+        "/micro.store.v1.BlobStore/Write": _A,
+        "/micro.store.v1.BlobStore/Stat": _A,
+        "/micro.store.v1.BlobStore/List": _A,
+        "/micro.store.v1.BlobStore/Delete": _A,
+        "/micro.store.v1.Lock/Acquire": _A,
+        "/micro.store.v1.Lock/Renew": _A,
+        "/micro.store.v1.Lock/Release": _A,
+        "/micro.store.v1.Leader/Campaign": _A,
+        "/micro.store.v1.Backup/Dump": _ADMIN,
+        "/micro.store.v1.Backup/Load": _ADMIN,
+        "/micro.store.v1.Backup/Purge": Need.PLATFORM,
+        "/micro.config.v1.Config/Get": _A,
+        "/micro.config.v1.Config/Set": _U,
+        "/micro.config.v1.Config/Delete": _U,
+        "/micro.config.v1.Config/List": _A,
+        "/micro.config.v1.Config/History": _A,
+        "/micro.config.v1.Config/Rollback": _U,
+        "/micro.config.v1.Config/Watch": _A,
+        "/micro.config.v1.Config/Rotate": Need.PLATFORM,
+        "/micro.config.v1.Config/Purge": Need.PLATFORM,
         "/grpc.health.v1.Health/Check": Need.OPEN,
         "/grpc.health.v1.Health/Watch": Need.OPEN,
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _A,
@@ -100,20 +129,24 @@ def check(path: str, account: Account | None, namespace: str) -> None:
     if need is Need.OPEN:
         return
     if account is None:
-        raise errors.unauthenticated(f"{_named(path)} needs an account: log in with `micro login`")
+        raise errors.unauthenticated(
+            f"{_named(path)} needs an account: log in with `micro login`, or start a program with MICRO_AUTH_ID and "
+            "MICRO_AUTH_SECRET"
+        )
     if need is None or need in (Need.GATEWAY, Need.SERVER):
         raise errors.permission_denied(f"{_named(path)} is not for accounts")
     if not account.belongs(namespace):
         raise foreign(account, namespace)
-    what = _named(path)
     if need is Need.ADMIN and not account.administers(namespace):
-        raise errors.permission_denied(f"{what} needs the admin scope in namespace {namespace}: {account} lacks it")
+        raise errors.permission_denied(
+            f"{_named(path)} needs the admin scope in namespace {namespace}: {account} lacks it"
+        )
     if need is Need.PLATFORM and not account.platform:
-        raise errors.permission_denied(f"{what} needs the admin scope in namespace micro: {account} lacks it")
+        raise errors.permission_denied(f"{_named(path)} needs the admin scope in namespace micro: {account} lacks it")
     if need is Need.USER and account.type is Type.SERVICE and not account.administers(namespace):
-        raise errors.permission_denied(f"{what} is for users: {account} is a service without the admin scope")
+        raise errors.permission_denied(f"{_named(path)} is for users: {account} is a service without the admin scope")
     if need is Need.SERVICE and account.type is not Type.SERVICE and not account.administers(namespace):
-        raise errors.permission_denied(f"{what} is for services: {account} is a user without the admin scope")
+        raise errors.permission_denied(f"{_named(path)} is for services: {account} is a user without the admin scope")
 
 
 def _named(path: str) -> str:

@@ -38,7 +38,8 @@ class Account:
         id: unique in the namespace.
         namespace: where it belongs.
         name: what people call it; unique in the namespace.
-        created: RFC 3339; empty where it is not known, as in a token.
+        created: RFC 3339; empty for the platform's own, which are not stored. With the id it tells an account from a
+            later one of the same id.
     """
 
     id: str

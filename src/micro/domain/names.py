@@ -48,9 +48,13 @@ def service(name: str) -> str:
     return name
 
 
+PATHS = ("blob",)
+"""What paths on the HTTP gateway begin with that are the platform's, though no service is called so."""
+
+
 def platforms(name: str) -> bool:
     """Whether the name of a service is one of the platform's own, or begins with one and a dot: "auth", "auth.keys"."""
-    return name.partition(".")[0] in CORE_SERVICES
+    return name.partition(".")[0] in (*CORE_SERVICES, *PATHS)
 
 
 def nested(one: str, other: str) -> bool:

@@ -32,6 +32,7 @@ class Route:
         streams: paths of the methods with a stream on either side, sorted; no timeout holds for them.
         pushes: whether a method streams its answer, so that a WebSocket makes sense.
         duplex: whether a method streams both ways.
+        since: when the first of the accounts was made that registered it, RFC 3339; empty for the platform's own.
     """
 
     namespace: str
@@ -42,6 +43,7 @@ class Route:
     streams: tuple[str, ...] = ()
     pushes: bool = False
     duplex: bool = False
+    since: str = ""
 
     @property
     def key(self) -> Key:
@@ -121,6 +123,7 @@ def of_service(registrations: Iterable[Registration]) -> Route | None:
         streams=tuple(sorted(streams)),
         pushes=bool(kinds & {StreamKind.SERVER, StreamKind.BIDI}),
         duplex=StreamKind.BIDI in kinds,
+        since=min(instance.since for instance in instances),
     )
 
 

@@ -59,7 +59,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """One instance with all that is known of its service: what is registered, stored and watched."""
+    """One instance with all that is known of its service: what is registered, stored and watched.
+
+    Attributes:
+        since: when the account was made that registered it, RFC 3339; empty for the platform's own.
+    """
 
     namespace: str
     name: str
@@ -68,6 +72,7 @@ class Registration:
     endpoints: tuple[Endpoint, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     descriptors: bytes = b""
+    since: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:

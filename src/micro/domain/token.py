@@ -18,6 +18,9 @@ ACCESS_SECONDS = 15 * 60.0
 REFRESH_SECONDS = 30 * 24 * 3600.0
 """Life of a refresh token that is not used."""
 
+REPEAT_SECONDS = 10.0
+"""How long a refresh token that has just served gives its successor once more: the answer may have been lost."""
+
 SKEW_SECONDS = 30.0
 """How far two machines' clocks may be apart."""
 
@@ -56,7 +59,8 @@ class Claims:
     expires: float
 
     def dump(self) -> dict[str, Any]:
-        """As a JSON Web Token has it (RFC 7519, 4.1), with `ns`, `type`, `name`, `scopes`, `meta` and `sid` besides."""
+        """As a JSON Web Token has it (RFC 7519, 4.1), with `ns`, `type`, `name`, `scopes`, `meta`, `made` and `sid`
+        besides."""
         account = self.account
         return {
             "iss": self.issuer,
@@ -67,6 +71,7 @@ class Claims:
             "type": account.type.value,
             "scopes": sorted(account.scopes),
             "meta": dict(account.metadata),
+            "made": account.created,
             "sid": self.session,
             "jti": self.token,
             "iat": self.issued,
@@ -86,6 +91,7 @@ class Claims:
                     type=Type(_text(claims, "type")),
                     scopes=_scopes(claims),
                     metadata=_metadata(claims),
+                    created=_text(claims, "made"),
                 ),
                 issuer=_text(claims, "iss"),
                 audience=_audience(claims, issuer),
@@ -118,23 +124,18 @@ _MISPLACED = {
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """Which tokens are refused although they have not ended: for an account or a session, the time before which.
+    """Which tokens are refused although they have not ended: those made before a time, in seconds since 1970.
 
     Attributes:
         sessions: by a session's id, or by the TAG characters that all of an account's begin with.
     """
 
-    accounts: Mapping[tuple[str, str], float] = field(default_factory=dict)
     sessions: Mapping[str, float] = field(default_factory=dict)
 
     def cover(self, claims: Claims) -> bool:
         """Whether the token is refused."""
         session = claims.session
-        return (
-            claims.issued < self.accounts.get(claims.account.key, 0.0)
-            or claims.issued < self.sessions.get(session, 0.0)
-            or claims.issued < self.sessions.get(session[:TAG], 0.0)
-        )
+        return claims.issued < max(self.sessions.get(session, 0.0), self.sessions.get(session[:TAG], 0.0))
 
 
 def beginning(namespace: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from micro.domain import errors
+from micro.domain.account import Account
 
 Key = tuple[str, str, str]
 """Namespace, name and version."""
@@ -65,6 +66,10 @@ def step(old: State, new: State) -> State:
     return new
 
 
+MOST_INSTANCES = 64
+"""Of one service and version."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What is to run; this is what is kept on disk.
@@ -78,6 +83,8 @@ class Workload:
         error: why there is no code that runs; empty when there is.
         updated: when it last changed, RFC 3339.
         owner: who created it, NAMESPACE/ID of the account; empty when that was before there were accounts.
+        owner_since: when that account was made, RFC 3339: a later one of the same id owns nothing of it. Empty where it
+            was not kept yet, and for accounts whose id nobody can have again.
     """
 
     namespace: str
@@ -92,6 +99,11 @@ class Workload:
     error: str = ""
     updated: str = ""
     owner: str = ""
+    owner_since: str = ""
+
+    def owned_by(self, account: Account) -> bool:
+        """Whether that account created it."""
+        return self.owner == str(account) and self.owner_since in ("", account.created)
 
     @property
     def key(self) -> Key:

@@ -42,8 +42,7 @@ class _State:
     public: bool = False
     keys: tuple[PublicKey, ...] = ()
     rules: dict[str, Rule] = field(default_factory=dict)
-    accounts: dict[tuple[str, str], float] = field(default_factory=dict)
-    sessions: dict[str, float] = field(default_factory=dict)
+    revoked: dict[str, float] = field(default_factory=dict)
     namespaces: dict[str, Namespace] = field(default_factory=dict)
 
     def apply(self, change: pb.PolicyWatchResponse) -> None:
@@ -55,24 +54,17 @@ class _State:
         elif change.action == _Action.RULE_DELETED and change.rule is not None:
             self.rules.pop(change.rule.id, None)
         elif change.action == _Action.REVOKED and change.revocation is not None:
-            self._revoke(change.revocation)
+            told = change.revocation
+            self.revoked[told.session] = max(told.before, self.revoked.get(told.session, 0.0))
         elif change.action == _Action.NAMESPACE and change.namespace is not None:
             self.namespaces[change.namespace.name] = _namespace(change.namespace)
         elif change.action == _Action.NAMESPACE_DELETED and change.namespace is not None:
             self.namespaces.pop(change.namespace.name, None)
 
-    def _revoke(self, told: pb.Revocation) -> None:
-        if told.account:
-            key = (told.namespace, told.account)
-            self.accounts[key] = max(told.before, self.accounts.get(key, 0.0))
-        if told.session:
-            self.sessions[told.session] = max(told.before, self.sessions.get(told.session, 0.0))
-
     def prune(self, now: float) -> None:
         """Forget revocations of tokens that have all ended."""
         ended = now - _REMEMBERED
-        self.accounts = {key: before for key, before in self.accounts.items() if before > ended}
-        self.sessions = {key: before for key, before in self.sessions.items() if before > ended}
+        self.revoked = {session: before for session, before in self.revoked.items() if before > ended}
 
 
 class Policy:
@@ -176,7 +168,7 @@ class Policy:
     def _adopt(self, state: _State) -> None:
         self._verifier.replace(state.keys, state.issuer)
         self._rules = Rules([*state.rules.values(), rule.built_in(self._namespace, public=state.public)])
-        self._revocations = Revocations(state.accounts, state.sessions)
+        self._revocations = Revocations(state.revoked)
         if self._state is not None and (now := self._clock()) - self._heard > _REMEMBERED:
             self._missed = now  # what was revoked meanwhile is not told any more
         self._state = state
@@ -194,7 +186,7 @@ class Policy:
             if (now := self._clock()) - self._pruned > _PRUNE:
                 self._pruned = now
                 state.prune(now)
-            self._revocations = Revocations(state.accounts, state.sessions)
+            self._revocations = Revocations(state.revoked)
         self._tell()
 
     def _tell(self) -> None:

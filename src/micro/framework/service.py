@@ -146,6 +146,7 @@ class Service(Application):
         # asyncio's own pool has a thread or two more than there are cores: few, for handlers that wait.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="handler"))
         stack.push_async_callback(calls.close)
+        stack.push_async_callback(_unfollow)
         if self._policy is not None:
             self.readiness.fail("identity", "it is not known yet who may call")
             self._policy.policy.on_change(lambda: self.readiness.clear("identity"))
@@ -180,6 +181,13 @@ class Service(Application):
 
         main = sys.modules["__main__"]
         run(self, main, address or os.environ.get("MICRO_SERVICE_ADDRESS") or "127.0.0.1:0")
+
+
+async def _unfollow() -> None:
+    """End what follows config, where something does: it makes calls."""
+    config = sys.modules.get("micro.framework.config")
+    if config is not None:
+        await config.close()
 
 
 def _by_rules(name: str) -> tuple[Guard, PolicyFollower]:

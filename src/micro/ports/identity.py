@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -13,7 +12,8 @@ from micro.domain.namespace import Namespace
 from micro.domain.rule import Rule
 
 AUDIT_KEPT = 100_000
-"""Entries of the audit log; older ones make room."""
+"""Entries of the audit log of namespace "micro", and as many of all others together; older ones make room. So no other
+can flush what is kept of "micro"."""
 
 AUDIT_EACH = 20_000
 """Entries of one namespace other than "micro": none can flush what is kept of others."""
@@ -57,11 +57,10 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Access tokens of an account, or of a session, made before `before` are refused until `until` (then all have
-    ended by themselves). Seconds since 1970. One of `account` and `session` is empty."""
+    """Access tokens of a session, or of all whose id begins with `session`, made before `before` are refused until
+    `until` (then all have ended by themselves). Seconds since 1970."""
 
     namespace: str
-    account: str
     session: str
     before: float
     until: float
@@ -153,6 +152,9 @@ class IdentityStore(ABC):
     async def rotate(self, used: bytes, fresh: bytes, now: float, expires: float) -> Session | None:
         """Put `fresh` in the place of the refresh token `used` (both SHA-256), once, even when asked twice at a time.
 
+        For REPEAT_SECONDS it may be asked again, as long as `fresh` is in the place and is given again: then it stays,
+        and only the session's times change.
+
         Returns the session as it is now; None when nobody knows `used`, or the session had ended.
         Raises ABORTED as a RefreshTokenReusedError when `used` has served before: somebody else has it. That is known
         until the session ends, for as long as a refresh token lives, of the last SERVED_KEPT of a session.
@@ -200,7 +202,7 @@ class IdentityStore(ABC):
         """Raises NOT_FOUND."""
 
     @abstractmethod
-    async def delete_namespace(self, name: str, revoked: Sequence[Revoked], *audit: Entry) -> None:
+    async def delete_namespace(self, name: str, *audit: Entry) -> None:
         """Remove it with its accounts, sessions and rules; its part of the audit log stays. Raises NOT_FOUND, and
         FAILED_PRECONDITION for "micro"."""
 
@@ -224,13 +226,13 @@ class IdentityStore(ABC):
 
     @abstractmethod
     async def revocations(self, now: float) -> list[Revoked]:
-        """Those that still matter, in no order; the others are forgotten. Of two of one account, or of one session,
-        the later `before` and the later `until` hold."""
+        """Those that still matter, in no order; the others are forgotten. Of two of one session the later `before`
+        and the later `until` hold."""
 
     @abstractmethod
     async def record(self, *audit: Entry) -> None:
-        """Add to the audit log what changed nothing else; of all that it was ever given, AUDIT_KEPT are kept,
-        and AUDIT_EACH of a namespace other than "micro"."""
+        """Add to the audit log what changed nothing else; of all that it was ever given, AUDIT_KEPT are kept of
+        "micro", AUDIT_EACH of each other namespace, and AUDIT_KEPT of all of these."""
 
     @abstractmethod
     async def audit(self, namespace: str = "", *, account: str = "", limit: int = 50) -> list[Entry]:

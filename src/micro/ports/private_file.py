@@ -6,7 +6,9 @@ import contextlib
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _DRAFT = ".draft-"
 _ABANDONED = 3600.0
@@ -27,11 +29,23 @@ def write(path: Path, content: str | bytes, *, durable: bool = True) -> None:
         OSError: it could not be written; the old file is untouched and nothing else is left.
     """
     _remove_abandoned(path.parent)
-    descriptor, name = tempfile.mkstemp(prefix=_DRAFT, dir=path.parent)
+    with replacing(path, durable=durable, prefix=_DRAFT) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True, prefix: str = "") -> Iterator[BinaryIO]:
+    """As `write`, for content that comes in pieces: what the block has written is the file when it ends without an
+    exception; else nothing has happened.
+
+    Args:
+        prefix: what the name of the file begins with until then; by default one that tells what it is to be.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=prefix or f".{path.name}-", dir=path.parent)
     draft = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

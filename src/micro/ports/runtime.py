@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +35,16 @@ class WorkloadStore(ABC):
         """Remove. Removing what is absent is nothing to do."""
 
     @abstractmethod
+    async def purge(self, namespace: str) -> None:
+        """Remove all that is kept of a namespace: also what cannot be read, and what its services log in with.
+
+        Raises UNAVAILABLE when something stays."""
+
+    @abstractmethod
+    async def keys(self) -> list[Key]:
+        """Those of all, sorted: of what cannot be read too."""
+
+    @abstractmethod
     async def list(self) -> list[Workload]:
         """All, sorted by key. What cannot be read is left out and logged, never removed."""
 
@@ -59,6 +69,13 @@ class Sources(ABC):
         the archive is not allowed or damaged."""
 
     @abstractmethod
+    async def mend(self, key: Key, generation: int) -> None:
+        """Put back what was lost of the code of a generation, and leave what the service has written there. What was
+        looked at once is looked at again only when it is gone.
+
+        Raises DATA_LOSS when it is gone and cannot be put back, UNAVAILABLE when the folder cannot be read."""
+
+    @abstractmethod
     def folder(self, key: Key, generation: int) -> Path:
         """Where the code of a generation lies, whether it is there or not."""
 
@@ -67,9 +84,13 @@ class Sources(ABC):
         """Remove the code of one generation, or of all. Absent: nothing to do."""
 
     @abstractmethod
-    async def sweep(self, wanted: dict[Key, int]) -> None:
-        """Remove every generation but the wanted one of each key, and what an interrupted upload or unpacking left.
-        Only while nothing is received or unpacked."""
+    async def keys(self) -> list[Key]:
+        """Those that there is code of, sorted."""
+
+    @abstractmethod
+    async def sweep(self, wanted: Mapping[Key, int | None]) -> None:
+        """Remove every generation but the wanted one of each key, None for all of them, and what an interrupted upload
+        or unpacking left. Only while nothing is received or unpacked."""
 
     @abstractmethod
     async def expire(self) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from micro.domain import errors
+from micro.domain.address import split
+from micro.ports import private_file
 from micro.rpc import loading
 
 _TYPE = "type.googleapis.com/"
@@ -224,11 +226,17 @@ def _overload(max_heap: int) -> dict[str, Any]:
     }
 
 
-def _listener(address: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
-    host, _, port = address.rpartition(":")
+def socket_address(text: str) -> dict[str, Any]:
+    """HOST:PORT as Envoy has it, which looks no names up. Raises INVALID_ARGUMENT."""
+    host, port = split(text)
+    host = "127.0.0.1" if host in {"", "localhost"} else host
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _listener(where: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": "listener",
-        "address": {"socket_address": {"address": host.strip("[]") or "127.0.0.1", "port_value": int(port)}},
+        "address": socket_address(where),
         # Two processes on one port would silently share it.
         "enable_reuse_port": False,
         "filter_chains": [{"filters": filters}],
@@ -262,9 +270,8 @@ def command(
     """
     path, prefix = _search_path(str(python or interpreter()))
     file = admin.with_suffix(".json")
-    file.touch(mode=0o600)
     imported = app if folder is None else f"{loading.__name__}:app"
-    file.write_text(json.dumps(config(imported, address, admin, websockets, max_heap)))
+    private_file.write(file, json.dumps(config(imported, address, admin, websockets, max_heap)), durable=False)
     admin.unlink(missing_ok=True)
     library = libpython()
     env = {

@@ -13,7 +13,7 @@ import re
 import ssl
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -202,6 +202,23 @@ class Pool:
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Channel]] = (
             weakref.WeakKeyDictionary()
         )
+        self._through: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = weakref.WeakKeyDictionary()
+
+    @contextlib.contextmanager
+    def through(self, channel: Channel) -> Iterator[None]:
+        """Have all calls of the running event loop go over one channel, whatever their target, while this lasts."""
+        loop = asyncio.get_running_loop()
+        before, outer = self._loops.pop(loop, None), self._through.get(loop)
+        self._through[loop] = channel
+        try:
+            yield
+        finally:
+            self._loops.pop(loop, None)
+            del self._through[loop]
+            if before is not None:
+                self._loops[loop] = before
+            if outer is not None:
+                self._through[loop] = outer
 
     def channel(self, target: str) -> Channel:
         loop = asyncio.get_running_loop()
@@ -210,7 +227,7 @@ class Pool:
             channels = self._loops[loop] = {}
         found = channels.get(target)
         if found is None:
-            found = channels[target] = Channel(target)
+            found = channels[target] = self._through.get(loop) or Channel(target)
         return found
 
     async def close(self) -> None:

@@ -17,6 +17,7 @@ def to_service(registration: Registration) -> pb.Service:
         nodes=[to_node(registration.node)],
         endpoints=[to_endpoint(endpoint) for endpoint in registration.endpoints],
         descriptors=registration.descriptors,
+        since=registration.since,
     )
 
 
@@ -32,6 +33,7 @@ def from_service(service: pb.Service) -> Registration:
         endpoints=tuple(from_endpoint(endpoint) for endpoint in service.endpoints),
         metadata=dict(service.metadata),
         descriptors=service.descriptors,
+        since=service.since,
     )
 
 

@@ -14,13 +14,15 @@ from micro.rpc import unary
 from micro.rpc.context import Scope
 
 _ASKED_FIRST = ("application/json", "application/grpc", "application/connect", "application/proto")
+_FORM = "application/x-www-form-urlencoded"
 
 
 def made_by_one(scope: Scope) -> bool:
     """Whether a page could have caused the request.
 
     Browsers name the origin in every POST that a script makes, of the page's own origin too, and send these content
-    types to another origin only after it has agreed (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
+    types to another origin only after it has agreed (https://fetch.spec.whatwg.org/#cors-safelisted-request-header). A
+    token no page adds to a form, and no browser by itself: with one, a form's type will do, which is curl's own.
     """
     if scope["type"] == "websocket":
         return True
@@ -28,7 +30,10 @@ def made_by_one(scope: Scope) -> bool:
         return False
     headers = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").decode("latin-1").strip().lower()
-    return scope["method"] != "POST" or b"origin" in headers or not kind.startswith(_ASKED_FIRST)
+    if scope["method"] != "POST" or b"origin" in headers:
+        return True
+    bears_token = headers.get(b"authorization", b"")[:7].lower() == b"bearer "
+    return not (kind.startswith(_ASKED_FIRST) or (bears_token and kind.startswith(_FORM)))
 
 
 def foreign(headers: Mapping[bytes, bytes]) -> bool:

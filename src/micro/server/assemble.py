@@ -24,6 +24,8 @@ Announce = Callable[[Settings, Layout, FirstAdmin | None], None]
 
 _KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
+_SEALING = ("auth", "config", "runtime")
+
 
 def environment() -> dict[str, str]:
     """What every process inherits: enough to run, nothing that could be a secret."""
@@ -37,6 +39,16 @@ def builds() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith("UV_") or name.lower() in ("http_proxy", "https_proxy", "no_proxy", "logname")
     }
+
+
+def config_key() -> dict[str, str]:
+    """What those get besides who seal what they keep: the key, where the operator gives one. Nobody else has it."""
+    return {name: os.environ[name] for name in ("MICRO_CONFIG_SECRET_KEY",) if name in os.environ}
+
+
+def storage() -> dict[str, str]:
+    """What the store gets besides: as whom it asks the storage of blobs, where that is S3's. Nobody else has it."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 async def launcher(layout: Layout, stack: AsyncExitStack) -> Launcher:
@@ -59,6 +71,8 @@ def units(settings: Settings, layout: Layout) -> list[Unit]:
     found.append(_core(settings, layout, "auth", settings.auth_address, ()))
     found.append(_core(settings, layout, "network", settings.network_address, stateful))
     found.append(_core(settings, layout, "runtime", settings.runtime_address, stateful))
+    found.append(_core(settings, layout, "store", settings.store_address, ()))
+    found.append(_core(settings, layout, "config", settings.config_address, ()))
     found.append(_gateway(settings, layout, "mesh", settings.mesh_address))
     found.append(_gateway(settings, layout, "api", settings.api_address))
     found.append(_gateway(settings, layout, "proxy", settings.proxy_address))
@@ -127,7 +141,8 @@ def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tu
             # The sockets' folder is found by it.
             "TMPDIR": tempfile.gettempdir(),
         }
-        more = builds() if name == "runtime" else {}
+        more = {**(builds() if name == "runtime" else {}), **(config_key() if name in _SEALING else {})}
+        more |= storage() if name == "store" else {}
         return _spec(layout, name, command.argv, {**command.env, **more, **env})
 
     return Unit(

@@ -18,14 +18,14 @@ from micro.framework.guard import CoreGuard
 from micro.framework.policy import Policy, PolicyFollower
 from micro.framework.service import Service
 from micro.rpc import pages
-from micro.rpc.app import DEFAULT_TIMEOUT
+from micro.rpc.app import DEFAULT_TIMEOUT, MAX_MESSAGE
 from micro.rpc.client import Client
 from micro.rpc.credentials import Credentials
 from micro.rpc.gen.micro.auth.v1.auth_connect import PolicyClient
 from micro.rpc.gen.micro.auth.v1.auth_pb import PolicyWatchRequest, PolicyWatchResponse
 from micro.rpc.registrar import RemoteRegistrar
 from micro.rpc.tokens import JwtVerifier
-from micro.server import catalog, shared
+from micro.server import catalog, shared, storage
 from micro.server.settings import Layout, Settings
 from micro.services import _auth_core as core_accounts
 
@@ -35,6 +35,9 @@ BUILD_SECONDS = 900.0
 JWKS = "/.well-known/jwks.json"
 """Where the public keys are: open to everybody, programs and pages."""
 
+BATCH_AS_JSON = 48 << 20
+"""Bytes of a message of the store: what one batch may hold is a third more as JSON."""
+
 SYNC_SECONDS = 60.0
 """How long a call of the control plane may take: it waits for proxies."""
 
@@ -43,10 +46,18 @@ Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Core(NamedTuple):
-    """One of the platform's services, and what it answers to web pages too, by path."""
+    """One of the platform's services, and what it answers to web pages too: by path, and by what paths begin with."""
 
     service: Service
     pages: Mapping[str, Asgi] = MappingProxyType({})
+    below: Mapping[str, Asgi] = MappingProxyType({})
+
+    def page(self, scope: Any) -> Asgi | None:
+        """What answers a request that is no call; None for a call."""
+        path = scope.get("path", "")
+        if scope["type"] != "http":
+            return None
+        return self.pages.get(path) or next((app for head, app in self.below.items() if path.startswith(head)), None)
 
 
 class Member:
@@ -73,6 +84,7 @@ class Member:
         self,
         *handlers: object,
         timeout: float = DEFAULT_TIMEOUT,
+        max_message: int = MAX_MESSAGE,
         watch: Callable[[], AsyncIterator[PolicyWatchResponse]] | None = None,
     ) -> Service:
         """The service, which registers itself as soon as it knows who may call.
@@ -86,6 +98,7 @@ class Member:
             *handlers,
             version=__version__,
             timeout=timeout,
+            max_message=max_message,
             registrar=RemoteRegistrar(self.client(self._settings.registry_address)),
             guard=CoreGuard(self.policy, self._settings.server_secret),
             policy=PolicyFollower(self.policy, watch or (lambda: auth.watch(PolicyWatchRequest()))),
@@ -105,7 +118,12 @@ def auth(settings: Settings, layout: Layout) -> Core:
         JwtSigner(),
         JwtVerifier(),
         ArgonHasher(),
-        RemoteTenants(member.client(settings.runtime_address), member.client(settings.registry_address)),
+        RemoteTenants(
+            member.client(settings.runtime_address),
+            member.client(settings.registry_address),
+            member.client(settings.store_address),
+            member.client(settings.config_address),
+        ),
         server_secret=settings.server_secret,
         public=settings.open,
         local_login=not settings.no_local_login,
@@ -169,31 +187,30 @@ def network(settings: Settings, layout: Layout) -> Core:
 def runtime(settings: Settings, layout: Layout) -> Core:
     """The runtime on this host; its processes are the supervisor's."""
     from micro.backends.envoy.admin import Admin
-    from micro.backends.files import migration
-    from micro.backends.files.accounts import FileAccounts
     from micro.backends.files.sources import FileSources
-    from micro.backends.files.workloads import FileWorkloads
     from micro.backends.process.builder import UvBuilder
     from micro.backends.process.launcher_client import RemoteLauncher
     from micro.backends.process.logs import LogFolder
     from micro.backends.remote.accounts import RemoteAccounts
     from micro.backends.remote.traffic import RemoteTraffic
+    from micro.backends.stored.accounts import StoredAccounts
+    from micro.backends.stored.workloads import RuntimeRecords, StoredWorkloads
     from micro.rpc import asgi_server
     from micro.services.host import Host, RuntimeSettings
     from micro.services.runtime import Runtime, Source
 
     member = Member("runtime", settings)
-    namespaces = layout.runtime / "namespaces"
-    migration.migrate(layout.runtime, layout.logs, namespaces)
-    sources = FileSources(namespaces)
+    namespaces = layout.namespaces(settings.store)
+    records = RuntimeRecords(catalog.store(settings, layout, "runtime"), catalog.sealing(layout))
+    sources = FileSources(namespaces, foreign=storage.foreign_code(settings, layout))
     host = Host(
         launcher=RemoteLauncher(layout.launcher),
         builder=UvBuilder(layout.runtime / "environments", asgi_server.interpreter()),
-        store=FileWorkloads(namespaces),
+        store=StoredWorkloads(records),
         sources=sources,
         logs=LogFolder(layout.logs, namespaces),
         traffic=RemoteTraffic(member.client(settings.registry_address), member.client(settings.network_address)),
-        accounts=FileAccounts(namespaces, RemoteAccounts(member.client(settings.auth_address))),
+        accounts=StoredAccounts(records, RemoteAccounts(member.client(settings.auth_address))),
         command=shared.service_command,
         admin_socket=layout.admin,
         admin=Admin,
@@ -201,12 +218,69 @@ def runtime(settings: Settings, layout: Layout) -> Core:
     )
     handler = Runtime(host, member.quota)
     app = member.service(handler, Source(sources, member.quota), timeout=BUILD_SECONDS)
+
+    @app.on_start
+    async def start(stack: AsyncExitStack) -> None:
+        await records.start(stack)
+        await handler.start(stack)
+
+    app.readiness.add("state", lambda: "" if records.healthy() else "its state cannot be reached")
+    return Core(app)
+
+
+def store(settings: Settings, layout: Layout) -> Core:
+    """Records, blobs, locks, and copies of whole databases."""
+    from micro.services._store_databases import Databases
+    from micro.services._store_leases import Leases
+    from micro.services.blob_pages import PREFIX, BlobPages
+    from micro.services.blobs import BlobHandler
+    from micro.services.store import StoreHandler
+    from micro.services.store_backup import BackupHandler
+    from micro.services.store_lock import LeaderHandler, LockHandler
+
+    member = Member("store", settings)
+    state = catalog.store(settings, layout, "store")
+    databases = Databases(state, lambda namespace: namespace in member.policy.namespaces)
+    leases = Leases(databases)
+    blobs = catalog.blobs(settings, layout)
+    app = member.service(
+        StoreHandler(databases),
+        BlobHandler(blobs, databases),
+        LockHandler(leases),
+        LeaderHandler(leases),
+        BackupHandler(databases, blobs.drop),
+        max_message=BATCH_AS_JSON,
+    )
+
+    @app.on_start
+    async def start(stack: AsyncExitStack) -> None:
+        await state.start(stack)
+        await blobs.start(stack)
+        await leases.start(stack)
+
+    app.readiness.add("state", lambda: "" if state.healthy() else "its state cannot be reached")
+    app.readiness.add("blobs", lambda: "" if blobs.healthy() else "its blobs cannot be reached")
+    return Core(app, below={PREFIX: BlobPages(blobs)})
+
+
+def config(settings: Settings, layout: Layout) -> Core:
+    """Settings and secrets."""
+    from micro.services.config import ConfigService
+
+    member = Member("config", settings)
+    handler = ConfigService(
+        catalog.store(settings, layout, "config"),
+        catalog.sealing(layout),
+        exists=lambda namespace: namespace in member.policy.namespaces,
+    )
+    app = member.service(handler)
     app.on_start(handler.start)
+    app.readiness.add("state", lambda: "" if handler.healthy() else "its state cannot be reached")
     return Core(app)
 
 
 ASSEMBLIES: Mapping[str, Callable[[Settings, Layout], Core]] = MappingProxyType(
-    {"auth": auth, "registry": registry, "network": network, "runtime": runtime}
+    {"auth": auth, "registry": registry, "network": network, "runtime": runtime, "store": store, "config": config}
 )
 """How each core service is put together, by name."""
 
@@ -221,8 +295,8 @@ class Process:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self._core is None:
             self._core = self._assemble()
-        page = self._core.pages.get(scope.get("path", ""))
-        if page is not None and scope["type"] == "http":
+        page = self._core.page(scope)
+        if page is not None:
             await page(scope, receive, send)
         elif pages.made_by_one(scope):
             await pages.refuse(scope, send)

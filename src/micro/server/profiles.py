@@ -12,6 +12,8 @@ _LOCAL: dict[str, Any] = {
     "proxy_address": "127.0.0.1:8081",
     "registry_state": "nats",
     "nats_url": "",
+    "store": "sqlite",
+    "blobs": "files",
     "cors_origins": (),
     "access_log": False,
     "gateway_workers": min(4, os.cpu_count() or 1),
@@ -29,7 +31,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "local": _LOCAL,
         # Nothing on disk but the services' code: for tests of services, where the next start begins from nothing.
-        "test": {**_LOCAL, "registry_state": "memory"},
+        "test": {**_LOCAL, "registry_state": "memory", "store": "memory", "blobs": "memory"},
     }
 )
 """By name. `local` keeps its state on this machine; `test` forgets it."""

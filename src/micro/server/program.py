@@ -11,15 +11,18 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from micro._version import __version__
 from micro.domain import errors
+from micro.domain.address import split
 from micro.ports import background, private_file
 from micro.rpc import asgi_server
-from micro.server import assemble, first_start, shared
+from micro.server import assemble, catalog, first_start, moving, shared
+from micro.server import format as data_format
 from micro.server.settings import Layout, Settings
 from micro.server.supervisor import Screen, Supervisor
 
@@ -51,6 +54,9 @@ class Program:
         asgi_server.libpython()
         shared.front(self.settings)
         with self._owned_home(), _full_disks_told():
+            await data_format.upgrade(self.settings, self.layout, self._screen.note)
+            # Before there are several who would each make one.
+            catalog.sealing(self.layout).begin()
             # What a killed server left would lead the command line to ports that are somebody else's by now.
             self.layout.state.unlink(missing_ok=True)
             for name in ("api_address", "proxy_address"):
@@ -60,6 +66,10 @@ class Program:
                     self._certificates.load()
                     background.spawn(stack, self._certificates.follow(self._screen.note), "following the certificate")
                 launcher = await assemble.launcher(self.layout, stack)
+                # Now nobody has the store open that a killed server has left.
+                settling = moving.settle(self.settings, self.layout, self._screen.note)
+                if not await _unless(stop, settling):
+                    return
                 units = assemble.units(self.settings, self.layout)
                 self._write(self.layout.settings, self.settings.dump())
                 supervisor = Supervisor(launcher, units, self._screen, assemble.service_drain(self.layout))
@@ -81,6 +91,7 @@ class Program:
             "api_address": self.settings.api_address,
             "proxy_address": self.settings.proxy_address,
             "tls_cert": str(self.layout.certificate) if self.settings.tls_cert else "",
+            "accounts": not self.settings.open,
         }
 
     @contextlib.contextmanager
@@ -124,6 +135,22 @@ class Program:
         private_file.write(path, text)
 
 
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work, which may take long; give it up when the server is to stop. Whether it was done."""
+    working = asyncio.create_task(work)  # owned: by this call
+    stopping = asyncio.create_task(stop.wait())  # owned: by this call
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.wait((working, stopping))
+    if working.cancelled():
+        return False
+    working.result()
+    return True
+
+
 @contextlib.contextmanager
 def _full_disks_told() -> Iterator[None]:
     """Files that cannot be written are the machine's fault: one line, no traceback."""
@@ -146,13 +173,13 @@ def _check_private(folder: Path) -> None:
 
 def _check_free(name: str, address: str) -> None:
     """A taken port is told here, in one line, instead of by Envoy in many."""
-    host, _, port = address.rpartition(":")
+    host, port = split(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     flag = "--" + name.replace("_", "-")
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host.strip("[]"), int(port)))
+            probe.bind((host, port))
         except OSError as error:
             cause = (
                 "is in use by another program"

@@ -76,6 +76,7 @@ class Terminal:
     def _first(self, first: FirstAdmin, layout: Layout) -> None:
         self._line(f"  admin {self._paint('1', first.id)}, with the secret {self._paint('1', first.secret)}")
         self._line("        Keep it: it is not shown again. It is for `micro login --username admin` elsewhere;")
+        self._line("        if it is lost, `micro server --reset-admin` makes another one;")
         if first.session:
             self._line("        the command line of this home is logged in already.")
         else:

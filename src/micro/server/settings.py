@@ -21,6 +21,9 @@ from micro.ports.free_address import free_address, free_addresses
 from micro.server import profiles
 
 _FILES = ("tls_cert", "tls_key", "tls_client_ca")
+_STORES = ("sqlite", "memory")
+_BLOBS = ("files", "memory")
+_POSTGRES = ("postgres://", "postgresql://")
 _DOMAIN = re.compile(r"(?=.{1,190}$)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 
 
@@ -82,6 +85,16 @@ class Settings:
     reset_admin: bool = False
     """Whether the admin gets a new secret at this start, and its sessions end. No variable says so: it is for once."""
 
+    adopt_store: bool = False
+    """Whether this start takes a store as it is that is not the one which the home has used. For once, too."""
+
+    store: str = dataclasses.field(default="sqlite", repr=False)
+    """Where the platform keeps records: "sqlite", "memory", or the URL of a PostgreSQL database, which may hold a
+    password. A variable alone says so: others see arguments."""
+
+    blobs: str = "files"
+    """Where blobs are kept: "files", "memory", or the URL of an S3 bucket."""
+
     server_secret: str = dataclasses.field(default="", repr=False)
     """What this server's own processes know each other by; random, made at start."""
 
@@ -100,6 +113,12 @@ class Settings:
     auth_address: str = ""
     """HOST:PORT of auth; chosen at start."""
 
+    store_address: str = ""
+    """HOST:PORT of the store; chosen at start."""
+
+    config_address: str = ""
+    """HOST:PORT of config; chosen at start."""
+
     mesh_address: str = ""
     """HOST:PORT that services call each other through; chosen at start."""
 
@@ -115,7 +134,7 @@ class Settings:
 
     def with_ports(self) -> Settings:
         """These settings with what is chosen at start: a free port for each inner address, and the server's secret."""
-        nats, registry, network, runtime, auth, mesh = free_addresses(6)
+        nats, registry, network, runtime, auth, store, config, mesh = free_addresses(8)
         return dataclasses.replace(
             self,
             server_secret=secrets.token_urlsafe(32),
@@ -124,6 +143,8 @@ class Settings:
             registry_address=registry,
             network_address=network,
             runtime_address=runtime,
+            store_address=store,
+            config_address=config,
             mesh_address=mesh,
         )
 
@@ -160,6 +181,31 @@ class Layout:
         return self.root / "settings.json"
 
     @property
+    def format(self) -> Path:
+        """The number of this directory's format; see `micro.server.format`."""
+        return self.root / "format"
+
+    @property
+    def upgrading(self) -> Path:
+        """There while an upgrade of the format is under way: its name, and where its backup lies."""
+        return self.root / "upgrading.json"
+
+    @property
+    def storage(self) -> Path:
+        """Which store the home uses; see `micro.server.storage`."""
+        return self.root / "storage.json"
+
+    @property
+    def backups(self) -> Path:
+        """What upgrades of the format have copied before they changed it."""
+        return self.root / "backups"
+
+    @property
+    def identity(self) -> Path:
+        """Where identity lay in format 1."""
+        return self.auth / "identity.db"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 
@@ -194,6 +240,31 @@ class Layout:
     @property
     def runtime(self) -> Path:
         return self.root / "runtime"
+
+    def namespaces(self, store: str) -> Path:
+        """Code, uploads and output of services, a folder a namespace. Apart where the store is memory: what runs then
+        is forgotten with it."""
+        return self.runtime / ("namespaces-memory" if store == "memory" else "namespaces")
+
+    def records(self, owner: str) -> Path:
+        """What a core service keeps in its own store, where that is on this machine: one file a database."""
+        return {"auth": self.auth / "state", "runtime": self.runtime / "state"}.get(owner, self.root / owner)
+
+    @property
+    def config_key(self) -> Path:
+        """The key of the secrets, where no variable gives one. Not among what it protects: a copy of the data folder is
+        of no use without it."""
+        return self.home / "config.key"
+
+    @property
+    def key_ids(self) -> Path:
+        """Names of the keys that the data was last used with, so that a lost one is not replaced unseen."""
+        return self.root / "key-ids"
+
+    @property
+    def blobs(self) -> Path:
+        """One folder a namespace, one file a blob, where they are kept as files."""
+        return self.records("store") / "blobs"
 
     @property
     def run(self) -> Path:
@@ -252,6 +323,11 @@ def _checked(settings: Settings) -> Settings:
         raise errors.invalid_argument(
             f"--base-domain {settings.base_domain!r} is not a domain: use lower-case letters, for example example.com"
         )
+    if settings.store not in _STORES and not settings.store.startswith(_POSTGRES):
+        # Not quoted: it may be a URL with a password, and a typing error in its beginning.
+        raise errors.invalid_argument("MICRO_STORE names no store: use sqlite, memory or postgres://USER@HOST/DATABASE")
+    if settings.blobs not in _BLOBS and not settings.blobs.startswith("s3://"):
+        raise errors.invalid_argument("MICRO_BLOBS names no storage: use files, memory or s3://BUCKET/PREFIX")
     if not (_is_loopback(settings.proxy_address) or settings.tls_cert or settings.insecure):
         raise errors.invalid_argument(
             f"--proxy-address {settings.proxy_address} is reached by others, so it needs TLS: give --tls-cert and "

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from micro.domain import errors
 from micro.domain.account import Account
-from micro.ports.identity import Entry
+from micro.ports.identity import Entry, no_namespace
+from micro.services import _caller
 
 
 def address(ctx: Any) -> str:
@@ -36,14 +37,14 @@ class Namespaces(Protocol):
 def within(ctx: Any, asked: str, known: Namespaces) -> str:
     """The namespace that is asked for. Raises PERMISSION_DENIED for one that the caller does not belong to, and
     NOT_FOUND for one that there is none of."""
-    namespace: str = ctx.within(asked)
+    namespace = _caller.namespace(ctx, asked)
     if not known.has_namespace(namespace):
         raise missing(namespace)
     return namespace
 
 
 def missing(namespace: str) -> errors.Error:
-    return errors.not_found(f"namespace {namespace!r} does not exist: micro namespace list")
+    return no_namespace(namespace)
 
 
 def administered(ctx: Any, asked: str, known: Namespaces) -> str:

@@ -8,7 +8,7 @@ from micro.domain import errors
 from micro.domain.account import Account
 
 ALL = "*"
-"""What stands for all namespaces in a request."""
+"""What stands for all in a request: all namespaces, or all accounts of one."""
 
 
 def account(ctx: Any) -> Account:

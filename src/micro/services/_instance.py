@@ -235,6 +235,7 @@ class Instance:
         """What is there already after the first time. Raises Failure."""
         folder = self._host.sources.folder(self.wanted.key, self.wanted.generation)
         try:
+            await self._host.sources.mend(self.wanted.key, self.wanted.generation)
             return await self._host.builder.build(folder, background=not self._awaited)
         except Error as error:
             raise _told(error) from error

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from micro.domain import errors, names
 from micro.domain.account import Account
+from micro.domain.address import split
 from micro.domain.route import LONGEST_TIMEOUT
 from micro.domain.service import Registration
 from micro.ports.accounts import account_id
@@ -21,6 +22,10 @@ LONGEST_LEASE = 3600.0
 
 DESCRIPTOR_BYTES = 4 * 1024 * 1024
 """Most that the file descriptors may take: what the state can keep in one message, with room for the rest."""
+
+INSTANCES = 5000
+NAMESPACE_DESCRIPTOR_BYTES = 48 * 1024 * 1024
+"""Most that one namespace may have registered: every watcher, and the state's memory, holds all of it."""
 
 PAIRS = 256
 PAIR_CHARACTERS = 16 * 1024
@@ -80,6 +85,21 @@ def check_beside(account: Account, registration: Registration, there: Iterable[R
             )
 
 
+def check_room(registration: Registration, there: Iterable[Registration]) -> None:
+    """Whether its namespace may have one more. Raises RESOURCE_EXHAUSTED."""
+    beside = [other for other in there if other.namespace == registration.namespace]
+    if len(beside) >= INSTANCES:
+        raise errors.resource_exhausted(
+            f"namespace {registration.namespace} has {len(beside)} instances registered, the most: end some"
+        )
+    size = len(registration.descriptors) + sum(len(other.descriptors) for other in beside)
+    if registration.descriptors and size > NAMESPACE_DESCRIPTOR_BYTES:
+        raise errors.resource_exhausted(
+            f"{registration.name} would make it {size} bytes of descriptors in namespace {registration.namespace}: "
+            f"{NAMESPACE_DESCRIPTOR_BYTES} are the most; end what is not used"
+        )
+
+
 def _of_runtime(account: Account) -> bool:
     version = account.metadata.get("version", "")
     return bool(account.service and version) and account.id == account_id(account.service, version)
@@ -88,14 +108,14 @@ def _of_runtime(account: Account) -> bool:
 def _meet(one: str, other: str) -> bool:
     """Whether two addresses, HOST:PORT, may be one: the ports are the same, and so are the hosts, or both are this
     machine."""
-    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
-    if int(port) != int(other_port):
+    (host, port), (other_host, other_port) = split(one), split(other)
+    if port != other_port:
         return False
     return host.lower() == other_host.lower() or (_this_machine(host) and _this_machine(other_host))
 
 
 def _this_machine(host: str) -> bool:
-    host = host.strip("[]").lower().rstrip(".")
+    host = host.lower().rstrip(".")
     try:
         found = ipaddress.ip_address(host)
     except ValueError:  # "localhost", and what resolvers take for an address: "127.1", "0x7f.1", "0"

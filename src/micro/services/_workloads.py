@@ -29,6 +29,10 @@ late."""
 
 _INTERRUPTED = "its start was interrupted: run it again"
 _UPDATE_INTERRUPTED = "an update was interrupted: run it again"
+_UNREADABLE = (
+    "what is kept of it cannot be read, see `micro logs runtime`: its code and its processes are left as they are; "
+    "restore a backup of the runtime's state, or kill it and run it again"
+)
 
 
 Work = Coroutine[Any, Any, None]
@@ -47,6 +51,7 @@ class Entry:
         kept: what the store holds.
         saving: held by whoever changes that.
         gone: whether it was deleted.
+        unreadable: whether the store holds something of it that cannot be read. It can be deleted, and nothing else.
     """
 
     workload: Workload
@@ -60,6 +65,7 @@ class Entry:
     kept: Workload | None = None
     saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     gone: bool = False
+    unreadable: bool = False
 
     @property
     def status(self) -> State:
@@ -77,7 +83,7 @@ class Entry:
     @property
     def failed(self) -> bool:
         """Whether it never ran, so that Create may take its place."""
-        return self.workload.generation == 0 and self.phase is None
+        return self.workload.generation == 0 and self.phase is None and not self.unreadable
 
     @property
     def reserved(self) -> int:
@@ -110,18 +116,35 @@ class Workloads:
         await self._tasks.start(stack)
         self._tasks.spawn(self._exits.watch(), "process exits")
         kept = await self._host.store.list()
+        lost = set(await self._host.store.keys()) - {wanted.key for wanted in kept}
+        # Before anything starts: code that was lost is unpacked again then, beside what this removes.
+        await self._sweep(kept, lost)
         running = [info for info in await self._host.launcher.list() if info.labels.get(KIND) == SERVICE]
         for wanted in kept:
             entry = Entry(wanted, error=wanted.error, updated=wanted.updated or now(), kept=wanted)
             self._entries[wanted.key] = entry
             if wanted.generation:
                 self._resume(entry, [info for info in running if _belongs(info, wanted)])
+        for key in lost:
+            self._entries[key] = Entry(Workload(*key), error=_UNREADABLE, updated=now(), unreadable=True)
         for info in running:
-            if not self._exits.expects(info.id):
+            if not self._exits.expects(info.id) and _key_of(info) not in lost:
                 self._tasks.spawn(self._host.launcher.stop(info.id), f"end {info.id}")
-        await self._host.sources.sweep({wanted.key: wanted.generation for wanted in kept if wanted.generation})
         self._tasks.spawn(self._exits.reconcile(), "reconcile")
         self._tasks.spawn(self._upkeep.keep(), "upkeep")
+
+    async def _sweep(self, kept: list[Workload], lost: set[Key]) -> None:
+        """Remove code that nobody wants; nothing of what cannot be read, nor of a store that knows of no service."""
+        wanted: dict[Key, int | None] = {one.key: one.generation for one in kept if one.generation}
+        wanted |= dict.fromkeys(lost)
+        if not kept and not lost and (unknown := await self._host.sources.keys()):
+            _log.error(
+                "there is code of %d services, and the runtime's state, which is empty, knows none of them: the code "
+                "is left alone; if the state was moved or lost, restore it, else remove it or run them again",
+                len(unknown),
+            )
+            wanted |= dict.fromkeys(unknown)
+        await self._host.sources.sweep(wanted)
 
     def select(self, namespace: str, name: str = "", version: str = "") -> list[Entry]:
         """Those of a namespace, sorted by name and version."""
@@ -159,6 +182,8 @@ class Workloads:
         RESOURCE_EXHAUSTED beyond the namespace's quota; with `wait` FAILED_PRECONDITION when the new does not become
         ready, and what `Sources.unpack` raises: then the old goes on."""
         entry = self.find(key)
+        if entry.unreadable:
+            raise errors.failed_precondition(f"{entry.workload} cannot be updated: {_UNREADABLE}")
         wanted = change.instances or entry.workload.instances
         if wanted > entry.reserved:
             self._check_quota(key, wanted)
@@ -185,6 +210,7 @@ class Workloads:
             for end in await asyncio.gather(*ends, return_exceptions=True):
                 if isinstance(end, BaseException) and not (isinstance(end, Error) and end.kind is Kind.NOT_FOUND):
                     raise end
+            await self._host.store.purge(namespace)
             await self._host.sources.purge(namespace)
         finally:
             self._purged.remove(namespace)
@@ -424,6 +450,8 @@ class Workloads:
         except BaseException:
             entry.phase = before
             raise
+        if entry.unreadable:
+            await self._end_all(entry.workload.key)
         await self._retire(entry.instances)
         await self._host.sources.remove(entry.workload.key)
         try:
@@ -432,6 +460,12 @@ class Workloads:
             _log.warning("%s: its account is left over: %s", entry.workload, error)
         self._entries.pop(entry.workload.key, None)
         self._upkeep.due()
+
+    async def _end_all(self, key: Key) -> None:
+        """End the processes of something that none are kept of."""
+        for info in await self._host.launcher.list():
+            if info.labels.get(KIND) == SERVICE and _key_of(info) == key:
+                await self._host.launcher.stop(info.id)
 
     def _folders(self) -> list[Path]:
         """Where the code lies that runs, or that an update under way is about to run."""
@@ -491,10 +525,15 @@ async def _outcome(instance: Instance) -> Failure | None:
     return None
 
 
+def _key_of(info: ProcessInfo) -> Key:
+    labels = info.labels
+    return labels.get("namespace", ""), labels.get("name", ""), labels.get("version", "")
+
+
 def _belongs(info: ProcessInfo, wanted: Workload) -> bool:
     labels = info.labels
     return (
-        (labels.get("namespace"), labels.get("name"), labels.get("version")) == wanted.key
+        _key_of(info) == wanted.key
         and labels.get("generation") == str(wanted.generation)
         and labels.get("revision") == str(wanted.revision)
     )

@@ -11,61 +11,39 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from micro.domain import account as accounts
 from micro.domain import errors, names
 from micro.ports.clock import Clock, MonotonicClock
-from micro.ports.identity import Entry, IdentityStore
+from micro.ports.identity import IdentityStore
 from micro.ports.secrets import SecretHasher
 from micro.ports.tokens import Signer, Verifier
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.rpc.gen.micro.auth.v1.auth_connect import Auth
 from micro.services import _auth_caller as caller
-from micro.services import _auth_core as core
 from micro.services import _auth_messages as messages
-from micro.services import auth_sessions
 from micro.services._auth_changes import Changes, Moments
 from micro.services._auth_secrets import Secrets
 from micro.services._auth_turns import Turns
 from micro.services.auth_accounts import Accountant, AccountsHandler
-from micro.services.auth_attempts import Allowance, Proofs
+from micro.services.auth_attempts import Proofs
 from micro.services.auth_audit import AuditHandler
 from micro.services.auth_keys import Keyring, KeysHandler
+from micro.services.auth_logins import Logins
 from micro.services.auth_namespaces import NamespacesHandler, Tenants
 from micro.services.auth_policy import Feed, PolicyHandler
 from micro.services.auth_rules import RulesHandler
 from micro.services.auth_sessions import Sessions, TokensHandler
 from micro.services.auth_setup import SetupHandler
 
-UNKNOWN_RECORDED = 20
-"""Failed logins of accounts that there are none of, a minute, in the audit log."""
-
 
 class AuthHandler(Auth):
     """The handler of `micro.auth.v1.Auth`: logins, and what is asked most."""
 
     def __init__(
-        self,
-        store: IdentityStore,
-        proofs: Proofs,
-        sessions: Sessions,
-        keyring: Keyring,
-        feed: Feed,
-        accounts: AccountsHandler,
-        rules: RulesHandler,
-        changes: Changes,
-        moments: Moments,
-        server_secret: str,
-        clock: Clock,
+        self, logins: Logins, keyring: Keyring, feed: Feed, accounts: AccountsHandler, rules: RulesHandler
     ) -> None:
-        self._unknown = Allowance(clock, UNKNOWN_RECORDED, 60.0)
-        self._store = store
-        self._proofs = proofs
-        self._sessions = sessions
+        self._logins = logins
         self._keyring = keyring
         self._feed = feed
-        self._changes = changes
-        self._moments = moments
-        self._server_secret = server_secret
         self._accounts = accounts
         self._rules = rules
 
@@ -80,36 +58,17 @@ class AuthHandler(Auth):
         if request.refresh_token:
             if request.id or request.secret:
                 raise errors.invalid_argument("both a secret and a refresh token are given: send one of them")
-            return await self._sessions.refresh(request.refresh_token, address)
+            return await self._logins.by_refresh_token(request.refresh_token, address)
         if not request.id:
             raise errors.invalid_argument("id is missing: say who logs in")
         namespace = names.namespace(request.namespace or ctx.namespace)
-        platform = core.proven(self._server_secret, namespace, request.id, request.secret)
-        if platform is not None:
-            return self._sessions.issue(platform)
-        right, account, hashed = await self._proofs.check(namespace, request.id, request.secret, address)
-        if not right or account is None:
-            self._refused(namespace, account, address)
-            raise auth_sessions.refused()
-        return await self._sessions.open(account, hashed, address)
+        return await self._logins.by_secret(namespace, request.id, request.secret, address)
 
     async def inspect(self, request: pb.InspectRequest, ctx: Any) -> pb.InspectResponse:
         claims = self._keyring.verify(request.token)
         if self._feed.revocations().cover(claims):
             raise errors.unauthenticated("the token was revoked: log in again")
         return pb.InspectResponse(account=messages.to_account(claims.account), expires=messages.rfc3339(claims.expires))
-
-    def _refused(self, namespace: str, account: accounts.Account | None, address: str) -> None:
-        """Have the failure recorded, beside the answer, which must not tell by its time what was found.
-
-        What was given as an id where there is no such account is not: it may be a secret in the wrong field. Those are
-        not all recorded either, or whoever makes up ids could fill the log until nothing else is left in it.
-        """
-        if account is None and not self._unknown.take():
-            return
-        target = f"{namespace}/{account.id if account else '?'}"
-        entry = Entry(self._moments.now(), "", "login", target, namespace, address, "refused")
-        self._changes.later("the audit log", lambda: self._store.record(entry))
 
 
 class AuthService:
@@ -152,20 +111,19 @@ class AuthService:
         self._changes = changes = Changes()
         self.feed = feed = Feed(public=public, history=history)
         self._keyring = keyring = Keyring(store, signer, verifier, feed, changes, moments)
-        sessions = Sessions(store, keyring, feed, changes, moments)
+        sessions = Sessions(store, keyring, feed, changes, moments, server_secret=server_secret)
         turns = Turns()
         accountant = Accountant(store, Secrets(hasher, turns), sessions, changes, moments)
         proofs = Proofs(store, hasher, turns, clock)
         self.accounts = AccountsHandler(store, accountant, proofs, feed, moments)
         self.rules = RulesHandler(store, feed, changes, moments)
-        self.auth = AuthHandler(
-            store, proofs, sessions, keyring, feed, self.accounts, self.rules, changes, moments, server_secret, clock
-        )
+        logins = Logins(store, proofs, sessions, changes, moments, server_secret=server_secret, clock=clock)
+        self.auth = AuthHandler(logins, keyring, feed, self.accounts, self.rules)
         self.tokens = TokensHandler(sessions, feed, moments)
         self.keys = KeysHandler(keyring)
         self.namespaces = NamespacesHandler(store, accountant, tenants, feed, changes, moments)
         self.audit = AuditHandler(store, feed)
-        self.policy = PolicyHandler(feed, sessions.tag, clock)
+        self.policy = PolicyHandler(feed, clock)
         self.setup = SetupHandler(accountant, sessions, changes, moments, local_login=local_login)
         self.handlers: tuple[object, ...] = (
             self.auth,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from micro.domain import errors
 from micro.ports.identity import IdentityStore
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.rpc.gen.micro.auth.v1.auth_connect import Audit
 from micro.services import _auth_caller as caller
 from micro.services import _auth_messages as messages
+from micro.services import _caller
 from micro.services.auth_policy import Feed
-
-EVERYWHERE = "*"
 
 _PAGE, _LONGEST_PAGE = 50, 1000
 
@@ -25,17 +23,11 @@ class AuditHandler(Audit):
         self._feed = feed
 
     async def list(self, request: pb.AuditListRequest, ctx: Any) -> pb.AuditListResponse:
-        account = request.account
-        if request.namespace == EVERYWHERE:
-            if not ctx.account.platform:
-                raise errors.permission_denied(f"{ctx.account} lacks the admin scope in namespace micro")
-            namespace, home = "", ctx.account.namespace
-        else:
-            namespace = home = ctx.within(request.namespace)
-            if not ctx.account.administers(namespace):
-                raise caller.no_admin(ctx, namespace)
+        account, namespace = request.account, _caller.listed(ctx, request.namespace)
+        if namespace and not ctx.account.administers(namespace):
+            raise caller.no_admin(ctx, namespace)
         if account and "/" not in account:
-            account = f"{home}/{account}"
+            account = f"{namespace or ctx.account.namespace}/{account}"
         limit = caller.page(request.limit, _PAGE, _LONGEST_PAGE)
         found = await self._store.audit(namespace, account=account, limit=limit)
         # What was done in a namespace that is gone is still told.

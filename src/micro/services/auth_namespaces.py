@@ -29,8 +29,20 @@ class Tenants(Protocol):
         """How many services there are. Raises UNAVAILABLE when that cannot be told."""
         ...
 
+    async def tables(self, namespace: str) -> int:
+        """How many tables with records there are. Raises UNAVAILABLE when that cannot be told."""
+        ...
+
+    async def settings(self, namespace: str) -> int:
+        """How many values its config has. Raises UNAVAILABLE when that cannot be told."""
+        ...
+
+    async def blobs(self, namespace: str) -> int:
+        """How many blobs there are, a thousand for more. Raises UNAVAILABLE when that cannot be told."""
+        ...
+
     async def end(self, namespace: str) -> None:
-        """End and remove all services, with what they left; return when they are gone."""
+        """End and remove all services, with what they left, and all that is stored; return when that is gone."""
         ...
 
 
@@ -80,7 +92,10 @@ class NamespacesHandler(Namespaces):
         entry = caller.entry(ctx, self._moments.now(), "namespace.quota", name, name)
 
         async def change() -> Namespace:
-            changed = dataclasses.replace(await self._found(name), quota=quota)
+            found = await self._found(name)
+            if found.quota == quota:
+                return found
+            changed = dataclasses.replace(found, quota=quota)
             await self._store.replace_namespace(changed, entry)
             self._feed.put_namespace(changed)
             return changed
@@ -107,19 +122,20 @@ class NamespacesHandler(Namespaces):
             await self._accountant.delete(name, account.id, entry)
         # Also where no service is left: who gets the name next must not find output of those who had it.
         await self._tenants.end(name)
-        await self._store.delete_namespace(
-            name, (), caller.entry(ctx, self._moments.now(), "namespace.delete", name, name)
-        )
+        await self._store.delete_namespace(name, caller.entry(ctx, self._moments.now(), "namespace.delete", name, name))
         self._feed.drop_namespace(name)
 
     async def _check_empty(self, name: str) -> None:
         held = {
-            "services": await self._tenants.count(name),
-            "accounts": len(await self._accountant.all(name)),
-            "rules": self._feed.rule_count(name),
+            "service": await self._tenants.count(name),
+            "record table": await self._tenants.tables(name),
+            "blob": await self._tenants.blobs(name),
+            "setting": await self._tenants.settings(name),
+            "account": len(await self._accountant.all(name)),
+            "rule": self._feed.rule_count(name),
         }
         if any(held.values()):
-            counts = ", ".join(f"{count} {what}" for what, count in held.items() if count)
+            counts = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in held.items() if count)
             raise errors.failed_precondition(
                 f"namespace {name} is not empty: it has {counts}; remove them, or delete it with --force"
             )

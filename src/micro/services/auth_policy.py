@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any
 
-from micro.domain import errors, rule
+from micro.domain import rule
 from micro.domain.namespace import Namespace
 from micro.domain.rule import Rule
 from micro.domain.token import Revocations
@@ -72,12 +72,16 @@ class Feed:
             rule.built_in(namespace, public=self.public),
         ]
 
+    def rule(self, namespace: str, id: str) -> Rule | None:  # noqa: A002 - what it is
+        """The one of that id; not the built-in one."""
+        return self._rules.get(namespace, {}).get(id)
+
     def rule_count(self, namespace: str) -> int:
         """How many there are, the built-in one not counted."""
         return len(self._rules.get(namespace, {}))
 
     def revocations(self) -> Revocations:
-        return Revocations(sessions={session: revoked.before for session, revoked in self._revoked.items()})
+        return Revocations({session: revoked.before for session, revoked in self._revoked.items()})
 
     # --- what changes -------------------------------------------------------------------------------------------------
 
@@ -168,29 +172,17 @@ class Feed:
 
 
 class PolicyHandler(Policy):
-    """The handler of `micro.auth.v1.Policy`.
+    """The handler of `micro.auth.v1.Policy`. A watch whose login was revoked is ended by the guard, as any stream."""
 
-    Args:
-        tag: what all sessions of an account begin with; "" for one that is not stored.
-    """
-
-    def __init__(self, feed: Feed, tag: Callable[[str, str], Awaitable[str]], clock: Clock | None = None) -> None:
+    def __init__(self, feed: Feed, clock: Clock | None = None) -> None:
         self._feed = feed
-        self._tag = tag
         self._clock = clock or MonotonicClock()
 
     async def watch(self, request: pb.PolicyWatchRequest, ctx: Any) -> AsyncIterator[pb.PolicyWatchResponse]:
-        account = ctx.account
-        platform = core.is_core(account)
-        tag = "" if platform else await self._tag(*account.key)
-        synced = False
+        platform = core.is_core(ctx.account)
         async with aclosing(self._feed.watch(ctx.within(), platform=platform, clock=self._clock)) as told:
             async for response in told:
                 yield response
-                synced = synced or response.action == _Action.SYNCED
-                # What was revoked before is another login's, or the call would not have come this far.
-                if synced and tag and response.revocation is not None and response.revocation.session == tag:
-                    raise errors.unauthenticated(f"the account {account} has changed: log in again")
 
 
 def _keys(keys: list[PublicKey]) -> pb.PolicyWatchResponse:

@@ -6,7 +6,7 @@ from typing import Any
 
 from micro.domain import access, errors, names, rule
 from micro.domain.account import Account
-from micro.domain.rule import ANY_ACCOUNT, ANY_NAMESPACE, ANYONE, Access, Resource, Rule
+from micro.domain.rule import Resource, Rule
 from micro.ports import identity
 from micro.ports.identity import IdentityStore
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
@@ -48,6 +48,8 @@ class RulesHandler(Rules):
         entry = caller.entry(ctx, self._moments.now(), "rule.update", _told(wanted), wanted.namespace)
 
         async def change() -> None:
+            if self._feed.rule(wanted.namespace, wanted.id) == wanted:
+                return  # nothing to keep in the audit log either
             await self._store.replace_rule(wanted, entry)
             self._feed.put_rule(wanted)
 
@@ -115,13 +117,7 @@ def _reason(deciding: Rule | None, account: Account | None) -> str:
     who = str(account) if account else "a caller without an account"
     if deciding is None:
         return f"denied: no rule is about {who} there"
-    about = {
-        ANYONE: "anyone",
-        ANY_ACCOUNT: f"any account of namespace {deciding.namespace}",
-        ANY_NAMESPACE: "any account of any namespace",
-    }.get(deciding.scope, f"accounts with scope {deciding.scope!r}")
-    verb = "grants" if deciding.access is Access.GRANTED else "denies"
-    return f"rule {deciding.id!r} of priority {deciding.priority} {verb} {deciding.resource} to {about}, so to {who}"
+    return f"rule {deciding.id!r} says that {deciding}: that is about {who}"
 
 
 def _explain_core(resource: Resource, account: Account | None, namespace: str) -> pb.ExplainResponse:

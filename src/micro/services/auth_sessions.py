@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -18,6 +20,7 @@ from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.rpc.gen.micro.auth.v1.auth_connect import Tokens
 from micro.services import _auth_caller as caller
 from micro.services import _auth_messages as messages
+from micro.services import _caller
 from micro.services._auth_changes import STEP, Changes, Moments
 from micro.services.auth_keys import Keyring
 from micro.services.auth_policy import Feed
@@ -44,9 +47,22 @@ class Sessions:
 
     A session's id, and its refresh tokens, begin with the account's tag. Whatever makes or revokes tokens of an account
     happens one after the other by that tag, so that no token can slip past a revocation.
+
+    Args:
+        server_secret: what the refresh tokens after the first follow from, besides the first; random by default.
     """
 
-    def __init__(self, store: IdentityStore, keyring: Keyring, feed: Feed, changes: Changes, moments: Moments) -> None:
+    def __init__(
+        self,
+        store: IdentityStore,
+        keyring: Keyring,
+        feed: Feed,
+        changes: Changes,
+        moments: Moments,
+        *,
+        server_secret: str = "",
+    ) -> None:
+        self._key = hmac.digest(server_secret.encode() or secrets.token_bytes(32), b"refresh tokens", "sha256")
         self._store = store
         self._keyring = keyring
         self._feed = feed
@@ -110,15 +126,15 @@ class Sessions:
         return self._issue(account, "", "", self._moments.next())
 
     async def refresh(self, shown: str, address: str) -> pb.TokenResponse:
-        """The next tokens. Raises UNAUTHENTICATED; when the token has served before, the session has ended."""
+        """The next tokens. Raises UNAUTHENTICATED; when the token has served before, the session has ended, unless it
+        was just now and what it gave has not served."""
         if len(shown) > _LONGEST_REFRESH:
             raise _expired()
 
         async def change() -> pb.TokenResponse:
             now = self._moments.next()
-            session_tag = shown[: token.TAG]
-            began, count = self._recently(_digest(shown), now)
-            fresh = _refresh_token(session_tag)
+            fresh = self._successor(shown)
+            began, count = self._recently(_digest(shown), _digest(fresh), now)
             try:
                 session = await self._store.rotate(_digest(shown), _digest(fresh), now, now + token.REFRESH_SECONDS)
             except RefreshTokenReusedError as error:
@@ -132,13 +148,23 @@ class Sessions:
 
         return await self._changes.run(_subject(shown), change)
 
-    def _recently(self, shown: bytes, now: float) -> tuple[float, int]:
+    def _successor(self, shown: str) -> str:
+        """The refresh token that follows one. It is always the same, so that it can be told again to who lost the
+        answer, and nobody can work it out without the key, of 256 bits, that this server has as long as it runs."""
+        made = hmac.new(self._key, shown.encode(), hashlib.sha256).digest()
+        return shown[: token.TAG] + base64.urlsafe_b64encode(made).decode().rstrip("=")
+
+    def _recently(self, shown: bytes, fresh: bytes, now: float) -> tuple[float, int]:
         """Since when the session of a refresh token is counted, and how often it was refreshed. Raises
-        RESOURCE_EXHAUSTED when that was too often."""
+        RESOURCE_EXHAUSTED when that was too often.
+
+        Args:
+            fresh: the one that follows, which is counted already when this is asked again.
+        """
         for digest, (began, _) in list(islice(self._refreshed.items(), 2)):  # two go where one comes
             if not began <= now < began + REFRESH_WINDOW:
                 del self._refreshed[digest]
-        began, count = self._refreshed.get(shown, (now, 0))
+        began, count = self._refreshed.get(fresh) or self._refreshed.get(shown, (now, 0))
         if not began <= now < began + REFRESH_WINDOW:
             return now, 0
         if count >= REFRESHES:
@@ -155,12 +181,12 @@ class Sessions:
         Args:
             newest: when the last of them was made, where it is known.
         """
-        return Revoked(namespace, "", session, before=EVER, until=_until(max(self._moments.next(), newest)))
+        return Revoked(namespace, session, before=EVER, until=_until(max(self._moments.next(), newest)))
 
     async def revoked(self, namespace: str, account: str, account_tag: str) -> Revoked:
         """That the tokens which an account has got until now are refused, and later ones are not. As `ended`."""
         before = max(self._moments.next(), await self.newest(namespace, account) + STEP)
-        return Revoked(namespace, "", account_tag, before=before, until=_until(before))
+        return Revoked(namespace, account_tag, before=before, until=_until(before))
 
     async def newest(self, namespace: str, account: str) -> float:
         """When the account was last given a token, by what its sessions say."""
@@ -239,7 +265,7 @@ class TokensHandler(Tokens):
         self._moments = moments
 
     async def list(self, request: pb.TokensListRequest, ctx: Any) -> pb.TokensListResponse:
-        if request.account == "*":
+        if request.account == _caller.ALL:
             namespace, account = caller.administered(ctx, request.namespace, self._feed), ""
         else:
             namespace, account = caller.own_or_administered(ctx, request.namespace, request.account, self._feed)

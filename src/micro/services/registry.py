@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -26,7 +27,14 @@ from micro.rpc import convert
 from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
 from micro.rpc.gen.micro.registry.v1.registry_connect import Registry
 from micro.services import _caller as caller
-from micro.services._registration import check_beside, check_may_register, lease_seconds, may_register, validated
+from micro.services._registration import (
+    check_beside,
+    check_may_register,
+    check_room,
+    lease_seconds,
+    may_register,
+    validated,
+)
 
 log = logging.getLogger("micro.registry")
 
@@ -127,7 +135,7 @@ class RegistryService(Registry):
         account, namespace = caller.account(ctx), caller.namespace(ctx, request.service.namespace)
         check_may_register(account, namespace, names.service(request.service.name))
         self._check_exists(namespace)
-        registration = validated(request.service, namespace)
+        registration = replace(validated(request.service, namespace), since=account.created)
         seconds = lease_seconds(request.ttl, self._ttl)
         key = registration.key
         async with self._lock(key):
@@ -135,7 +143,9 @@ class RegistryService(Registry):
             if known is not None and known.registration == registration and key not in self._uncertain:
                 self._grant(key, seconds)
                 return pb.RegisterResponse(revision=known.revision)
-            check_beside(account, registration, self._near(registration))
+            near = self._near(registration)
+            check_beside(account, registration, near)
+            check_room(registration, near)
             self._uncertain.add(key)
             revision = await self._state.put(registration)
             await self._visible(key, revision)

@@ -34,7 +34,6 @@ from micro.services._instance import Instance
 from micro.services._workloads import Change, Entry, Workloads
 from micro.services.host import Host, Quotas
 
-MAX_INSTANCES = 64
 DEFAULT_LINES = 15
 MAX_LINES = 10_000
 _LINES_A_TURN = 100
@@ -86,6 +85,7 @@ class Runtime(runtime_connect.Runtime):
             instances=_instances(request.instances) or 1,
             metadata=dict(asked.metadata),
             owner=str(account),
+            owner_since=account.created,
         )
         entry = await self._workloads.create(wanted, request.upload_id, wait=request.wait)
         return CreateResponse(service=_service(entry))
@@ -105,7 +105,7 @@ class Runtime(runtime_connect.Runtime):
             # All versions share the name's calls: a new one is for whoever has the others.
             if other.workload.name == name:
                 _check_may_change(account, other.workload)
-            elif names.nested(name, other.workload.name) and str(account) != other.workload.owner:
+            elif names.nested(name, other.workload.name) and not other.workload.owned_by(account):
                 raise _nested(name, other.workload.name, namespace)
         if name in by_hand:
             raise errors.permission_denied(
@@ -219,8 +219,9 @@ def _key(namespace: str, name: str, version: str, ctx: Any) -> Key:
 
 def _check_may_change(account: Account, found: Workload) -> None:
     """Raises PERMISSION_DENIED unless the service is the account's, or the account administers the namespace."""
-    if str(account) != found.owner and not account.administers(found.namespace):
-        whose = f"belongs to {found.owner}" if found.owner else "has no owner"
+    if not found.owned_by(account) and not account.administers(found.namespace):
+        earlier = "an earlier account " if found.owner == str(account) else ""
+        whose = f"belongs to {earlier}{found.owner}" if found.owner else "has no owner"
         raise errors.permission_denied(
             f"{found} {whose}: of others, only admins of namespace {found.namespace} may change it"
         )
@@ -245,8 +246,8 @@ def _check_size(asked: runtime_pb.Service, env: Mapping[str, str]) -> None:
 
 
 def _instances(wanted: int) -> int:
-    if not 0 <= wanted <= MAX_INSTANCES:
-        raise errors.invalid_argument(f"{wanted} instances cannot be run: ask for 1 to {MAX_INSTANCES}")
+    if not 0 <= wanted <= workload.MOST_INSTANCES:
+        raise errors.invalid_argument(f"{wanted} instances cannot be run: ask for 1 to {workload.MOST_INSTANCES}")
     return wanted
 
 

@@ -200,14 +200,14 @@ async def connect(
     if guard is not None or account is not None:
         app.guard = guard or caller
     try:
-        async with _started(app):
+        async with started(app):
             yield Connection(app, caller)
     finally:
         app.guard = before
 
 
 @asynccontextmanager
-async def _started(app: Application) -> AsyncIterator[None]:
+async def started(app: Application) -> AsyncIterator[None]:
     """Run the service from its start to its stop."""
     stop, started = asyncio.Event(), asyncio.Event()
     told: list[dict[str, Any]] = [{"type": "lifespan.startup"}]

@@ -99,10 +99,7 @@ def rule_gone(id: str, namespace: str = names.DEFAULT_NAMESPACE) -> pb.PolicyWat
     return pb.PolicyWatchResponse(action=_Action.RULE_DELETED, rule=pb.Rule(id=id, namespace=namespace))
 
 
-def revoked(before: float, *, account: Account | None = None, session: str = "") -> pb.PolicyWatchResponse:
-    """Word that tokens of an account or a session, made before a time, are refused."""
-    revocation = pb.Revocation(
-        namespace=account.namespace if account else "", account=account.id if account else "", session=session,
-        before=before,
-    )  # fmt: skip
+def revoked(before: float, session: str) -> pb.PolicyWatchResponse:
+    """Word that tokens of a session, or of all that begin with a tag, made before a time are refused."""
+    revocation = pb.Revocation(session=session, before=before)
     return pb.PolicyWatchResponse(action=_Action.REVOKED, revocation=revocation)

@@ -116,7 +116,8 @@ class FakePlatform:
         self.services = json.loads(json.dumps(SERVICES))
         self.running: dict[tuple[str, str], dict[str, Any]] = {}
         self.uploads: dict[str, bytes] = {}
-        self.health = {"registry": "SERVING", "auth": "SERVING", "network": "SERVING", "runtime": "SERVING"}
+        core = ("registry", "auth", "network", "runtime", "store", "config")
+        self.health = dict.fromkeys(core, "SERVING")
         self.proxies = [
             {"id": "api", "revision": "7"},
             {"id": "mesh", "revision": "7"},

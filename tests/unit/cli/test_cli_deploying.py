@@ -77,6 +77,15 @@ def test_what_to_type_next_means_the_same_namespace(micro: Shell, platform: Fake
     ]
 
 
+def test_where_an_account_is_needed_the_example_shows_a_token(micro: Shell, folder: Path) -> None:
+    file = micro.home / "server" / "state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "accounts": True}))
+    assert (
+        "        curl http://127.0.0.1:18080/helloworld/call "
+        """-H "authorization: Bearer $(micro user token)" -d '{"name": "Ann"}'"""
+    ) in micro("run", str(folder)).out.splitlines()
+
+
 def test_on_a_terminal_one_line_says_what_goes_on_and_is_gone_in_the_end(micro: Shell, folder: Path) -> None:
     result = micro("run", str(folder), terminal=True)
     assert "uploading helloworld…" in result.err
@@ -139,7 +148,7 @@ def test_a_large_folder_is_uploaded_in_pieces(micro: Shell, platform: FakePlatfo
         (["{}/helloworld", "--name=registry"], "'registry' is a core service of the platform: give another name with --name"),
         (["{}/helloworld", "-e", "A"], "-e takes KEY=VALUE, a variable of the service, not 'A'; to choose an environment: --env A"),
         (["{}/helloworld", "-e", "=x"], "-e takes KEY=VALUE, not '=x'"),
-        (["{}/helloworld", "-i", "0"], "--instances takes a number from 1, not '0'; see: micro run --help"),
+        (["{}/helloworld", "-i", "0"], "--instances takes a number from 1 to 64, not '0'; see: micro run --help"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_is_refused_before_anything_is_sent(
@@ -238,10 +247,18 @@ def test_kill_leaves_the_platform_alone(micro: Shell, platform: FakePlatform, fo
     assert len(platform.running) == 1
 
 
-def test_limits_on_instances_and_lines_are_the_servers(micro: Shell, platform: FakePlatform, folder: Path) -> None:
-    assert micro("run", str(folder), "-i", "100000").code == 0
-    assert platform.last("/Create").messages[0]["instances"] == 100000
-    assert micro("run", str(folder), "-i", "9" * 10).code == 2
+def test_more_instances_than_there_can_be_are_refused_before_anything_is_sent(
+    micro: Shell, platform: FakePlatform, folder: Path
+) -> None:
+    for many in ("65", "9" * 10):
+        result = micro("run", str(folder), "-i", many)
+        assert (result.code, f"takes a number from 1 to 64, not '{many}'" in result.err) == (2, True)
+    assert not platform.uploads
+    assert micro("run", str(folder), "-i", "64").code == 0
+
+
+def test_limits_on_lines_are_the_servers(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    assert micro("run", str(folder)).code == 0
     assert micro("logs", "helloworld", "-n", "20000").code == 0
     assert platform.last("/Logs").messages[0]["lines"] == 20000
 
@@ -343,9 +360,8 @@ def test_health_has_a_line_for_every_core_service(micro: Shell, platform: FakePl
     result = micro("health")
     assert result.code == 0
     lines = [line.split() for line in result.out.splitlines()[1:]]
-    assert lines == [
-        [name, "ready"] for name in ("nats", "registry", "auth", "network", "runtime", "mesh", "api", "proxy")
-    ]
+    core = ("nats", "registry", "auth", "network", "runtime", "store", "config", "mesh", "api", "proxy")
+    assert lines == [[name, "ready"] for name in core]
     platform.health.pop("runtime")
     platform.proxies = [{"id": "proxy"}, {"id": "api", "error": "bad route"}]
     result = micro("health", "-o", "json")
@@ -388,7 +404,7 @@ def test_health_waits_for_the_server_of_this_home_and_not_for_what_listens_there
     assert [line.split()[0] for line in result.out.splitlines() if "still starting" in line] == ["mesh", "api", "proxy"]
     monkeypatch.setattr(Session, "sleep", lambda self, seconds: Shell(starting.home, platform.address) and None)
     result = starting("health", "--wait=30")
-    assert (result.code, result.out.count("ready")) == (0, 8)
+    assert (result.code, result.out.count("ready")) == (0, 10)
 
 
 def test_health_says_what_only_admins_see_where_the_server_refuses(micro: Shell, platform: FakePlatform) -> None:

@@ -156,7 +156,10 @@ def test_a_wrong_password_changes_nothing_and_says_where_it_was_tried(guarded: S
     login(guarded)
     before = kept(guarded)
     result = guarded("login", "--username", "admin", "--password-stdin", stdin="wrong\n")
-    hint = "account and secret do not fit; that was namespace micro, for another: --namespace NAME"
+    hint = (
+        "account and secret do not fit; that was namespace micro, for another: --namespace NAME; "
+        "if the secret is lost: micro server --reset-admin"
+    )
     assert (result.code, result.out, result.err) == (2, "", f"micro: {hint}\n")
     assert kept(guarded) == before
 

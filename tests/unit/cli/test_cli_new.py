@@ -84,6 +84,18 @@ def test_gen_shows_where_a_contract_is_wrong(lonely: Shell, tmp_path: Path) -> N
     result = lonely("gen", str(tmp_path))
     assert result.code == 1
     assert "bad.proto:2:9" in result.err
+    (tmp_path / "bad.proto").write_text('syntax = "proto3";\nmessage Many {\n' + "  Unknown field = 1;\n" * 30 + "}\n")
+    told = lonely("gen", str(tmp_path)).err.splitlines()
+    assert (len(told), "more lines like these" in told[-1]) == (11, True)
     assert lonely("gen", str(tmp_path / "none")).code == 2
     (tmp_path / "empty").mkdir()
     assert "no .proto files in" in lonely("gen", str(tmp_path / "empty")).err
+
+
+def test_gen_is_for_one_service_at_a_time(lonely: Shell, tmp_path: Path) -> None:
+    for name in ("till", "books", "stock", "shelf"):
+        lonely("new", name, "--path", str(tmp_path))
+    result = lonely("gen", str(tmp_path))
+    assert (result.code, result.out) == (2, "")
+    assert "has the services books, shelf, stock and 1 more in it" in result.err
+    assert f"micro gen {tmp_path}/books" in result.err

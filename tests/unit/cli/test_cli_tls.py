@@ -211,8 +211,8 @@ def test_the_server_of_the_same_home_is_known_by_its_certificate(shell: Shell, a
     for shown, code in ((mine, 0), (other, 4)):
         platform = FakePlatform()
         secure(platform, shown)
-        state = {"pid": 1, "proxy_address": platform.address, "api_address": "127.0.0.1:18080"}
-        state["tls_cert"] = str(mine.cert)
+        state: dict[str, object] = {"pid": 1, "proxy_address": platform.address, "api_address": "127.0.0.1:18080"}
+        state |= {"tls_cert": str(mine.cert), "accounts": True}
         (shell.home / "server" / "state.json").write_text(json.dumps(state))
         with platform:
             result = shell("services")

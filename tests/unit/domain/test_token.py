@@ -156,22 +156,19 @@ def test_the_largest_account_fits_into_a_token() -> None:
 
 def test_revocations_cover_what_was_made_before_them() -> None:
     before, after = math.nextafter(NOW, 0), math.nextafter(NOW, math.inf)
-    by_account = Revocations(accounts={("shop", "jane"): NOW})
-    by_session = Revocations(sessions={"session-1": NOW})
-    for revocations in (by_account, by_session):
-        assert revocations.cover(replace(CLAIMS, issued=before))
-        assert not revocations.cover(replace(CLAIMS, issued=NOW))
-        assert not revocations.cover(replace(CLAIMS, issued=after))
+    revocations = Revocations({CLAIMS.session: NOW})
+    assert revocations.cover(replace(CLAIMS, issued=before))
+    assert not revocations.cover(replace(CLAIMS, issued=NOW))
+    assert not revocations.cover(replace(CLAIMS, issued=after))
     assert not Revocations().cover(CLAIMS)
 
 
-def test_revocations_are_about_one_account_or_one_session() -> None:
-    old = replace(CLAIMS, issued=0.0)
-    for account in (replace(JANE, namespace="bank"), replace(JANE, id="john", name="jane")):
-        assert not Revocations({("shop", "jane"): NOW}).cover(replace(old, account=account))
-    assert not Revocations(sessions={"session-1": NOW}).cover(replace(old, session="session-2"))
-    assert Revocations({("shop", "jane"): NOW}).cover(replace(old, session="session-2"))
-    assert Revocations(sessions={"session-1": NOW}).cover(replace(old, account=replace(JANE, id="john")))
+def test_revocations_are_about_one_session_or_all_with_one_tag() -> None:
+    janes, johns = "j" * token.TAG, "i" * token.TAG
+    first, second, other = (replace(CLAIMS, issued=0.0, session=its) for its in (f"{janes}1", f"{janes}2", f"{johns}1"))
+    one, all_of_jane = Revocations({first.session: NOW}), Revocations({janes: NOW})
+    assert [one.cover(each) for each in (first, second, other)] == [True, False, False]
+    assert [all_of_jane.cover(each) for each in (first, second, other)] == [True, True, False]
 
 
 # --- beginnings -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from micro.domain import errors
 from micro.domain.account import Account, Type
 from micro.domain.audience import Audience
 from micro.domain.rule import Access, Resource, Rule
-from micro.domain.token import ACCESS_SECONDS
+from micro.domain.token import ACCESS_SECONDS, TAG
 from micro.framework.guard import CoreGuard
 from micro.framework.policy import Policy
 from micro.rpc.app import Application
@@ -48,12 +48,17 @@ async def tell(change: pb.PolicyWatchResponse) -> None:
         told.notify_all()
 
 
+def tag(account: str) -> str:
+    """What all sessions of an account begin with."""
+    return account.ljust(TAG, "-")
+
+
 class Auth(handlers.Auth):
     async def token(self, request: pb.TokenRequest, ctx: Any) -> pb.TokenResponse:
         if request.secret != "right" or request.id not in ACCOUNTS:
             raise errors.unauthenticated("no")
         logins.append(request.id)
-        now, account, session = dt.datetime.now(dt.UTC), ACCOUNTS[request.id], secrets.token_hex(4)
+        now, account, session = dt.datetime.now(dt.UTC), ACCOUNTS[request.id], tag(request.id) + secrets.token_hex(4)
         return pb.TokenResponse(
             access_token=here.token(account, audience=Audience.PLATFORM, session=session),
             service_token=here.token(account, audience=Audience.SERVICES, session=session),
@@ -85,7 +90,7 @@ class Setup(handlers.Setup):
 
 class Tokens(handlers.Tokens):
     async def revoke(self, request: pb.TokensRevokeRequest, ctx: Any) -> pb.TokensRevokeResponse:
-        await tell(revoked(here.clock(), account=ACCOUNTS[request.account]))
+        await tell(revoked(here.clock(), tag(request.account)))
         return pb.TokensRevokeResponse()
 
 

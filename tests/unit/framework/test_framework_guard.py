@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from guarded import Clock, Endpoint, admitted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from micro.domain.account import Account, Type
 from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
 from micro.domain.rule import ANY_NAMESPACE, ANYONE, Access, Resource, Rule
-from micro.domain.token import ACCESS_SECONDS, SKEW_SECONDS
+from micro.domain.token import ACCESS_SECONDS, SKEW_SECONDS, TAG
 from micro.framework import guard as guards
 from micro.framework.guard import CoreGuard, RuleGuard
 from micro.framework.policy import Policy
@@ -33,25 +34,8 @@ NOBODY_BUYS = Rule("no", "shop", ANYONE, Resource("service", "books", "Books.Buy
 VISITORS = Rule("visitors", "shop", ANY_NAMESPACE, Resource("service", "books", "Books.Read"))
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Endpoint:
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.name = ".".join(path.split("/")[-2:]).rpartition("v1.")[2]
-
-
 def call(guard: Any, path: str = "/Books/Buy", **headers: str) -> Context:
-    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    ctx = Context(Endpoint(path), {"headers": pairs}, None)  # type: ignore[arg-type]
-    guard.admit(ctx, dict(pairs))
-    return ctx
+    return admitted(guard, path, headers)[0]
 
 
 def refusal(guard: Any, path: str = "/Books/Buy", **headers: str) -> Kind | None:
@@ -265,14 +249,15 @@ def test_a_rule_acts_on_callers_that_are_remembered() -> None:
 
 def test_a_revocation_acts_on_tokens_that_are_remembered() -> None:
     world = World()
-    first, other = world.here.bearer(ANN, session="s1", ago=60), world.here.bearer(ANN, session="s2", ago=60)
+    tag = "a" * TAG
+    first, other = (world.here.bearer(ANN, session=f"{tag}{number}", ago=60) for number in (1, 2))
     assert refusal(world.guard, authorization=first) is refusal(world.guard, authorization=other) is None
-    world.policy.apply(revoked(world.clock.now, session="s1"))
+    world.policy.apply(revoked(world.clock.now, f"{tag}1"))
     assert refusal(world.guard, authorization=first) is Kind.UNAUTHENTICATED
     assert refusal(world.guard, authorization=other) is None
-    world.policy.apply(revoked(world.clock.now - 90, account=ANN))
+    world.policy.apply(revoked(world.clock.now - 90, tag))
     assert refusal(world.guard, authorization=other) is None
-    world.policy.apply(revoked(world.clock.now, account=ANN))
+    world.policy.apply(revoked(world.clock.now, tag))
     assert refusal(world.guard, authorization=other) is Kind.UNAUTHENTICATED
     assert refusal(world.guard, authorization=world.here.bearer(ANN)) is None
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from guarded import Clock, admitted
 
 from micro.domain.account import Account, Type
 from micro.domain.audience import Audience
@@ -14,7 +15,6 @@ from micro.domain.rule import ANY_ACCOUNT, Access, Resource, Rule
 from micro.domain.token import ACCESS_SECONDS
 from micro.framework import streams
 from micro.framework.guard import CoreGuard, RuleGuard
-from micro.rpc.context import Context
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.rpc.guard import RefusedTokenError
 from micro.testing.identity import Deployment, revoked, rule_changed, rule_gone
@@ -31,20 +31,6 @@ NO_READERS = Rule("no", "shop", ANY_ACCOUNT, Resource("service", "books", "Books
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "PAUSE", 0)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Endpoint:
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.name = ".".join(path.split("/")[-2:])
 
 
 class World:
@@ -69,9 +55,7 @@ class Stream:
     """One call that goes on."""
 
     def __init__(self, guard: Any, path: str, headers: dict[str, str]) -> None:
-        pairs = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
-        ctx = Context(Endpoint(path), {"headers": list(pairs.items())}, None)  # type: ignore[arg-type]
-        guard.admit(ctx, pairs)
+        ctx, pairs = admitted(guard, path, headers)
         self.ended = asyncio.Event()
         self.why: list[Error] = []
         self.leave = guard.keep(ctx, pairs, self._end)
@@ -137,7 +121,7 @@ async def test_a_service_that_acts_for_somebody_ends_with_its_own_account_too() 
     world = World()
     ann, till = world.here.bearer(ANN), world.here.bearer(TILL, session="t1")
     both, alone = world.stream(authorization=ann, micro_actor=till), world.stream(authorization=ann)
-    world.policy.apply(revoked(world.clock() + 1, account=TILL))
+    world.policy.apply(revoked(world.clock() + 1, session="t1"))
     await both.ended.wait()
     assert (both.kind, alone.kind) == (Kind.UNAUTHENTICATED, None)
 
@@ -189,7 +173,7 @@ async def test_the_platform_s_own_streams_outlive_rules_and_tokens() -> None:
     world.policy.apply(rule_changed(NO_READERS))
     await world.look()
     assert [each.kind for each in (watch, theirs, gateway)] == [None] * 3
-    world.policy.apply(revoked(world.clock(), account=TILL))
+    world.policy.apply(revoked(world.clock(), session="t1"))
     await theirs.ended.wait()
     assert [each.kind for each in (watch, theirs, gateway)] == [None, Kind.UNAUTHENTICATED, None]
 

@@ -1,5 +1,6 @@
 """A private file is there whole, for its owner only, or it is what it was before."""
 
+import contextlib
 import os
 import stat
 import threading
@@ -25,6 +26,21 @@ def test_only_its_owner_reads_it_whatever_was_there_before(tmp_path: Path) -> No
     private_file.write(file, b"\0raw", durable=False)
     assert file.read_bytes() == b"\0raw"
     assert names(tmp_path) == [file.name]
+
+
+def test_content_in_pieces_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "copy"
+    with private_file.replacing(file) as pieces:
+        pieces.write(b"one ")
+        assert not file.exists()
+        pieces.write(b"two")
+    assert file.read_bytes() == b"one two"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with contextlib.suppress(KeyError), private_file.replacing(file) as pieces:
+        pieces.write(b"half")
+        raise KeyError
+    assert file.read_bytes() == b"one two"
+    assert names(tmp_path) == ["copy"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

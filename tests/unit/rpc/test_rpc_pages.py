@@ -25,6 +25,10 @@ def request(method: str = "POST", **headers: str) -> dict[str, Any]:
         request(),
         request(content_type="application/json", origin="http://127.0.0.1:8081"),
         request(content_type="application/grpc-web", origin="null"),
+        request("GET", authorization="Bearer x"),
+        request(content_type="application/x-www-form-urlencoded", authorization="Basic eDp5"),
+        request(content_type="application/x-www-form-urlencoded", authorization="Bearer x", origin="http://a.example"),
+        request(content_type="text/plain", authorization="Bearer x"),
         {"type": "websocket", "path": "/x", "headers": []},
     ],
 )
@@ -45,6 +49,11 @@ def test_a_page_could_have_made_it(scope: dict[str, Any]) -> None:
 )
 def test_a_program_made_it(kind: str) -> None:
     assert not pages.made_by_one(request(content_type=kind))
+
+
+def test_a_form_with_a_token_is_curls() -> None:
+    assert not pages.made_by_one(request(content_type="application/x-www-form-urlencoded", authorization="Bearer x"))
+    assert not pages.made_by_one(request(content_type="application/x-www-form-urlencoded", authorization="bearer x"))
 
 
 def test_the_servers_own_events_are_no_calls() -> None:

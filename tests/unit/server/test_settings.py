@@ -57,6 +57,7 @@ def test_values_have_the_types_of_their_defaults() -> None:
         ({"MICRO_BASE_DOMAIN": "*.example.com"}, "is not a domain"),
         ({"MICRO_PROXY_ADDRESS": "0.0.0.0:8081"}, "--proxy-address 0.0.0.0:8081 is reached by others, so it needs TLS"),
         ({"MICRO_PROXY_ADDRESS": "[::]:8081"}, "needs TLS"),
+        ({"MICRO_STORE": "mysql://u:hush@h/d"}, "MICRO_STORE names no store: use sqlite, memory or postgres://"),
     ],
 )
 def test_what_cannot_be_is_named(environ: dict[str, str], words: str) -> None:
@@ -68,7 +69,31 @@ def test_settings_travel_whole(tmp_path: Path) -> None:
     made = settings.read({"MICRO_HOME": str(tmp_path)}).with_ports()
     assert Settings.load(made.dump()) == made
     inner = {made.nats_address, made.registry_address, made.network_address, made.runtime_address, made.mesh_address}
-    assert len(inner | {made.auth_address}) == 6
+    assert len(inner | {made.auth_address, made.store_address, made.config_address}) == 8
+
+
+def test_where_records_are_kept_is_told_by_a_variable_and_not_printed(tmp_path: Path) -> None:
+    url = "postgres://micro:hush@db/micro"
+    read = settings.read({"MICRO_HOME": str(tmp_path), "MICRO_STORE": url})
+    assert read.store == url
+    assert "hush" not in repr(read)
+    with pytest.raises(Error) as caught:
+        settings.read({"MICRO_STORE": "postgre://micro:hush@db/micro"})
+    assert "hush" not in caught.value.message
+    assert settings.read({}).store == "sqlite"
+    assert settings.read({"MICRO_PROFILE": "test"}).store == "memory"
+
+
+def test_each_owner_of_records_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    owners = ("store", "config", "auth", "runtime")
+    found = [Layout(tmp_path).records(owner) for owner in owners]
+    assert len(set(found)) == len(owners)
+    assert [str(one.relative_to(tmp_path)) for one in found] == [
+        "server/store",
+        "server/config",
+        "server/auth/state",
+        "server/runtime/state",
+    ]
 
 
 def test_each_start_has_a_secret_of_its_own_which_is_not_printed(tmp_path: Path) -> None:

@@ -45,15 +45,26 @@ class FakeTenants:
 
     def __init__(self) -> None:
         self.services: dict[str, int] = {}
+        self.stored: dict[str, int] = {}
         self.broken = False
 
     async def count(self, namespace: str) -> int:
         return self.services.get(namespace, 0)
 
+    async def settings(self, namespace: str) -> int:
+        return 0
+
+    async def tables(self, namespace: str) -> int:
+        return self.stored.get(namespace, 0)
+
+    async def blobs(self, namespace: str) -> int:
+        return 0
+
     async def end(self, namespace: str) -> None:
         if self.broken:
             raise errors.unavailable("the runtime cannot be reached")
         self.services.pop(namespace, None)
+        self.stored.pop(namespace, None)
 
 
 class World:

@@ -80,7 +80,7 @@ async def test_of_a_namespace_that_there_is_none_of_it_is_said_so(world: World, 
     error = await refusal(world.call(path, ABOUT_NOWHERE[path], ADMIN, namespace="nope"))
     assert (error.kind, error.message) == (
         Kind.NOT_FOUND,
-        "namespace 'nope' does not exist: micro namespace list",
+        "there is no namespace nope: make it with `micro namespace create nope`",
     )
     assert await refused(world.call(path, ABOUT_NOWHERE[path], SHOPKEEPER, namespace="nope")) is Kind.PERMISSION_DENIED
 
@@ -122,7 +122,7 @@ async def test_what_is_not_empty_is_not_deleted_and_it_is_said_what_is_there(wor
     error = await refusal(world.call("Namespaces/Delete", delete(), ADMIN))
     assert (error.kind, error.message) == (
         Kind.FAILED_PRECONDITION,
-        "namespace shop is not empty: it has 2 services, 1 accounts, 1 rules; remove them, or delete it with --force",
+        "namespace shop is not empty: it has 2 services, 1 account, 1 rule; remove them, or delete it with --force",
     )
     world.tenants.services.clear()
     await world.call("Rules/Delete", pb.RulesDeleteRequest(id="all", namespace="shop"), ADMIN)

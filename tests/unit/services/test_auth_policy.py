@@ -5,11 +5,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import pytest
-from auth_world import ADMIN, SHOPKEEPER, Action, World, refused, robot, running
+from auth_world import ADMIN, SHOPKEEPER, Action, World, robot, running
 
 from micro.domain.account import Account
 from micro.domain.audience import Audience
-from micro.domain.errors import Kind
 from micro.domain.rule import Resource
 from micro.framework.policy import Policy
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
@@ -180,12 +179,3 @@ async def test_many_watchers_are_all_told_at_once(world: World) -> None:
             await started.acquire()
         await asyncio.gather(create(world, "a"), create(world, "b"))
     assert {tuple(follower.result()) for follower in followers} == {("a", "b")}
-
-
-async def test_the_watch_of_an_account_ends_with_it(world: World) -> None:
-    await world.generate("till@latest", type="service", metadata={"service": "till"}, namespace="shop")
-    async with aclosing(watch(world, robot("till"))) as stream:
-        await state(stream)
-        await world.call("Accounts/Delete", pb.AccountsDeleteRequest(id="till@latest"), SHOPKEEPER)
-        assert (await read(stream)).action == Action.REVOKED
-        assert await refused(read(stream)) is Kind.UNAUTHENTICATED

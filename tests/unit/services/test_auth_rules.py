@@ -61,6 +61,14 @@ async def test_the_audit_log_says_what_a_rule_says_from_then_on(world: World) ->
     ]
 
 
+async def test_an_update_that_changes_nothing_is_not_in_the_audit_log(world: World) -> None:
+    same = await create(world, rule("till", priority=7))
+    before = await world.audit()
+    answer = await world.call("Rules/Update", pb.RulesUpdateRequest(rule=rule("till", priority=7)), SHOPKEEPER)
+    assert answer.rule == same
+    assert await world.audit() == before
+
+
 async def test_what_is_there_twice_or_not_at_all_is_said(world: World) -> None:
     await create(world, rule("one"))
     assert await refused(create(world, rule("one"))) is Kind.ALREADY_EXISTS
@@ -125,7 +133,7 @@ async def test_what_explain_says_is_what_services_decide(world: World) -> None:
         "Auth/Explain", pb.ExplainRequest(account="ann", resource="service:books:Books.Buy"), SHOPKEEPER
     )
     assert found.reason == (
-        "rule 'buyers' of priority 2 grants service:books:Books.* to accounts with scope 'buyer', so to shop/ann"
+        "rule 'buyers' says that scope buyer may call service:books:Books.*, priority 2: that is about shop/ann"
     )
 
 

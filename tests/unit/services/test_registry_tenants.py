@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from micro.backends.memory.registry import MemoryRegistry
 from micro.domain.account import Account, Type
 from micro.domain.errors import Kind
 from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
+from micro.services import _registration
 from micro.services.registry import RegistryService
 from micro.testing.clock import FakeClock
 
@@ -179,3 +181,37 @@ async def test_a_handler_without_a_guard_opens_nothing_up(registry: RegistryServ
     ]
     for call in calls:
         assert (await refusal(call)).kind is Kind.UNAUTHENTICATED
+
+
+async def test_since_when_a_service_is_there_says_the_registry_not_the_service(registry: RegistryService) -> None:
+    entry = service("a", namespace="shop")
+    entry.since = "1970-01-01T00:00:00Z"
+    made = replace(OWN, created="2026-01-02T00:00:00.000Z")
+    await announce(registry, made, entry)
+    await announce(registry, made, entry)
+    request = pb.GetServiceRequest(name="greeter", namespace="shop")
+    [found] = (await registry.get_service(request, calling(user("jane")))).services
+    assert found.since == made.created
+
+
+async def test_a_namespace_has_so_much_registered_at_most(
+    registry: RegistryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(service().descriptors)
+    monkeypatch.setattr(_registration, "INSTANCES", 3)
+    monkeypatch.setattr(_registration, "NAMESPACE_DESCRIPTOR_BYTES", 2 * size)
+    for node in ("a", "b"):
+        await announce(registry, OWN, service(node, namespace="shop"))
+    error = await refusal(announce(registry, OWN, service("c", namespace="shop")))
+    assert (error.kind, f"{3 * size} bytes of descriptors in namespace shop" in error.message) == (
+        Kind.RESOURCE_EXHAUSTED,
+        True,
+    )
+    bare = service("c", namespace="shop")
+    bare.descriptors = b""
+    await announce(registry, OWN, bare)
+    bare.nodes[0].id = "d"
+    error = await refusal(announce(registry, OWN, bare))
+    assert (error.kind, "3 instances registered" in error.message) == (Kind.RESOURCE_EXHAUSTED, True)
+    await announce(registry, OWN, service("a", namespace="shop", address="127.0.0.1:4999"))
+    await announce(registry, robot("greeter", "bank"), service("a", namespace="bank"))

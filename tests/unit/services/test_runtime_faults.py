@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_runtime import CALLER, World
+from runtime_world import CALLER, World, running
 
-from micro.backends.files.workloads import FileWorkloads
 from micro.backends.process.logs import LogFolder
+from micro.backends.stored.workloads import DATABASE, WORKLOADS, RuntimeRecords, StoredWorkloads
 from micro.domain import errors
 from micro.domain.errors import Error, Kind
+from micro.domain.record import Put
 from micro.domain.workload import Key, Workload
 from micro.ports.builder import Build
 from micro.ports.runtime import LogRecord
@@ -23,23 +24,22 @@ from micro.rpc.gen.micro.runtime.v1.runtime_pb import CreateRequest, DeleteReque
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
-    await made.start()
-    yield made
-    await made.stack.aclose()
+async def world(tmp_path: Path) -> AsyncGenerator[World]:
+    async with running(World(tmp_path)) as made:
+        yield made
 
 
 async def kept(world: World) -> Workload:
     """What a runtime that is killed now leaves behind."""
-    [found] = await FileWorkloads(world.home).list()
+    [found] = await world.workloads.list()
     return found
 
 
 async def survivor(world: World, found: Workload, home: Path) -> World:
     """A runtime that starts with that alone."""
-    await FileWorkloads(home).put(found)
     made = World(home)
+    await made.records.open()
+    await made.workloads.put(found)
     await made.start()
     return made
 
@@ -57,9 +57,13 @@ async def test_a_start_that_is_acknowledged_is_not_lost_when_the_runtime_is_kill
 
 
 @pytest.mark.parametrize("wait", [True, False])
-async def test_a_start_that_cannot_be_kept_is_refused_and_leaves_nothing(world: World, wait: bool) -> None:
-    (world.home / "micro").mkdir()
-    (world.home / "micro/workloads").write_text("a file where the folder should be")
+async def test_a_start_that_cannot_be_kept_is_refused_and_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, wait: bool
+) -> None:
+    async def full(self: RuntimeRecords, *kept: object) -> None:
+        raise errors.resource_exhausted("the disk is full")
+
+    monkeypatch.setattr(RuntimeRecords, "write", full)
     with pytest.raises(Error) as caught:
         await world.create(wait=wait)
     assert caught.value.kind is Kind.UNAVAILABLE
@@ -117,10 +121,10 @@ async def test_an_update_that_cannot_be_kept_is_refused_and_the_old_goes_on(
 ) -> None:
     [old] = (await world.create()).service.instances
 
-    async def full(self: FileWorkloads, workload: Workload) -> None:
+    async def full(self: StoredWorkloads, workload: Workload) -> None:
         raise errors.unavailable("the disk is full")
 
-    monkeypatch.setattr(FileWorkloads, "put", full)
+    monkeypatch.setattr(StoredWorkloads, "put", full)
     with pytest.raises(Error, match="the disk is full"):
         await world.update("better", wait=wait)
     assert list(world.launcher.running) == [old.id]
@@ -137,7 +141,7 @@ async def test_a_kill_right_after_a_create_answers_both(world: World) -> None:
             await creating
     assert caught.value.kind is Kind.ABORTED
     assert await world.read() == []
-    assert world.left("micro/workloads") == []
+    assert await world.workloads.list() == []
 
 
 async def test_a_kill_that_cannot_be_kept_leaves_the_service_as_it_is(
@@ -145,11 +149,11 @@ async def test_a_kill_that_cannot_be_kept_leaves_the_service_as_it_is(
 ) -> None:
     await world.create()
 
-    def broken(self: FileWorkloads, key: Key) -> None:
-        raise OSError(5, "Input/output error")
+    async def broken(self: RuntimeRecords, table: str, key: Key) -> None:
+        raise errors.resource_exhausted("Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(FileWorkloads, "_delete", broken)
+        patch.setattr(RuntimeRecords, "remove", broken)
         with pytest.raises(Error, match="hello cannot be forgotten: Input/output error") as caught:
             await world.delete()
     assert caught.value.kind is Kind.UNAVAILABLE
@@ -258,3 +262,51 @@ async def test_logs_are_read_beside_the_loop(world: World, monkeypatch: pytest.M
         await beside
     assert threading.get_ident() not in readers
     assert turns >= 2, "others have their turn between many lines"
+
+
+async def damage(world: World) -> None:
+    """What is kept of the service becomes unreadable."""
+    await world.stack.aclose()
+    await world.state.commit(DATABASE, [Put(WORKLOADS, "micro/hello/latest", b"{")])
+
+
+async def test_what_cannot_be_read_is_told_and_neither_swept_nor_ended(world: World) -> None:
+    await world.create(instances=2)
+    code = world.left("micro/services")
+    await damage(world)
+    await world.start()
+    await asyncio.sleep(0)
+    seen = await world.one()
+    assert (seen.status, list(seen.instances)) == (Status.ERROR, [])
+    assert "cannot be read" in seen.error
+    assert world.left("micro/services") == code
+    assert world.mains() == ["ok", "ok"]
+    with pytest.raises(Error) as caught:
+        await world.create("better")
+    assert caught.value.kind is Kind.ALREADY_EXISTS
+    with pytest.raises(Error) as caught:
+        await world.update("better")
+    assert caught.value.kind is Kind.FAILED_PRECONDITION
+    assert world.left("micro/services") == code
+
+
+async def test_what_cannot_be_read_can_be_killed(world: World) -> None:
+    await world.create()
+    await damage(world)
+    await world.start()
+    await world.delete()
+    assert await world.read() == []
+    assert world.mains() == []
+    assert world.left("micro/services") == []
+    await world.create("better")
+    assert world.mains() == ["better"]
+
+
+async def test_code_outlives_a_store_that_knows_of_no_service(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    await world.create()
+    code = world.left("micro/services")
+    await world.stack.aclose()
+    await world.state.drop(DATABASE)
+    await world.start()
+    assert world.left("micro/services") == code
+    assert "there is code of 1 services" in caplog.text

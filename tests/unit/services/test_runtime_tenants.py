@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from callers import ROOT, admin, calling, user
-from test_runtime import World, archive, messages
+from runtime_world import World, archive, messages, running
 
-from micro.backends.files.workloads import FileWorkloads
 from micro.backends.process.logs import LogWriter
 from micro.domain import errors
 from micro.domain.account import Account
@@ -26,12 +26,11 @@ ANN, BOB, BOSS, FOE = user("ann"), user("bob"), admin("boss"), admin("foe", "ban
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncGenerator[World]:
     made = World(tmp_path)
     made.quotas["bank"] = Quota()
-    await made.start()
-    yield made
-    await made.stack.aclose()
+    async with running(made):
+        yield made
 
 
 async def upload(world: World, by: Account, namespace: str = "", data: bytes = b"") -> str:
@@ -91,6 +90,19 @@ async def test_a_service_is_changed_by_its_owner_and_by_admins(world: World) -> 
     assert (await read(world, ANN))[0].owner == "shop/ann", "an update gives it to nobody else"
     await delete(world, ROOT)
     assert await read(world, ANN) == []
+
+
+async def test_an_account_that_is_made_anew_owns_nothing_of_the_one_before(world: World) -> None:
+    first, second = (replace(ANN, created=f"2026-01-0{day}T00:00:00.000Z") for day in (1, 2))
+    await create(world, first)
+    for later in (second, ANN):
+        assert await refused(update(world, later)) is Kind.PERMISSION_DENIED
+        assert await refused(delete(world, later)) is Kind.PERMISSION_DENIED
+        assert await refused(create(world, later, version="v2")) is Kind.PERMISSION_DENIED
+    await world.stack.aclose()
+    await world.start()
+    assert await refused(delete(world, second)) is Kind.PERMISSION_DENIED, "also by what was kept"
+    await delete(world, first)
 
 
 async def test_a_new_version_is_for_who_has_the_others(world: World) -> None:
@@ -184,7 +196,7 @@ async def test_no_service_starts_without_an_account(world: World) -> None:
         request = pb.CreateRequest(service=pb.Service(name="hello"), upload_id=await upload(world, ANN), wait=wait)
         assert await refused(world.runtime.create(request, calling(ANN))) is Kind.UNAVAILABLE
         assert await read(world, ANN) == []
-    assert world.left("shop/workloads") == []
+    assert await world.workloads.list() == []
     world.accounts.down = False
     await create(world, ANN)
     world.accounts.down = True
@@ -278,9 +290,9 @@ async def test_a_purge_leaves_nothing_and_nobody_else_is_touched(world: World) -
 
 async def test_what_was_kept_before_there_were_owners_is_for_admins(world: World) -> None:
     await create(world, ANN)
-    [kept] = await FileWorkloads(world.home).list()
+    [kept] = await world.workloads.list()
     await world.stack.aclose()
-    await FileWorkloads(world.home).put(Workload(*kept.key, instances=1, generation=1, revision=1))
+    await world.workloads.put(Workload(*kept.key, instances=1, generation=1, revision=1))
     await world.start()
     assert [service.owner for service in await read(world, ANN)] == [""]
     assert await refused(update(world, ANN)) is Kind.PERMISSION_DENIED

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_runtime import World
+from runtime_world import World, running
 
 from micro.backends.process.logs import LogWriter
 from micro.domain import errors
@@ -19,12 +19,11 @@ from micro.ports.builder import Build
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncGenerator[World]:
     made = World(tmp_path)
     made.settings = replace(made.settings, upkeep=600)
-    await made.start()
-    yield made
-    await made.stack.aclose()
+    async with running(made):
+        yield made
 
 
 async def true(seen: Callable[[], bool]) -> None:

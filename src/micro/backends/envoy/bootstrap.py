@@ -143,12 +143,6 @@ def command(gateway: Gateway, folder: Path, concurrency: int = 1) -> tuple[str, 
     )
 
 
-def _socket(address: str) -> dict[str, Any]:
-    host, _, port = address.rpartition(":")
-    host = "127.0.0.1" if host in {"", "localhost"} else host.removeprefix("[").removesuffix("]")
-    return {"socket_address": {"address": host, "port_value": int(port)}}
-
-
 def _seconds(value: float) -> str:
     return f"{value:.3f}s"
 
@@ -161,7 +155,7 @@ def _listener(gateway: Gateway) -> dict[str, Any]:
         chain["transport_socket_connect_timeout"] = _seconds(gateway.limits.header_wait)
     return {
         "name": gateway.id,
-        "address": _socket(gateway.address),
+        "address": asgi_server.socket_address(gateway.address),
         # Two processes on one port would silently share it.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": gateway.limits.buffer,
@@ -332,7 +326,7 @@ def _control(address: str) -> dict[str, Any]:
         "connect_timeout": "1s",
         "load_assignment": {
             "cluster_name": "control",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": asgi_server.socket_address(address)}}]}],
         },
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
     }

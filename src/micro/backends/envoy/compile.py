@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from micro.backends.envoy import clusters, matchers
 from micro.backends.envoy.front import Front
+from micro.domain import address
+from micro.domain.errors import Error
 from micro.domain.route import Key, Route, RouteTable
 from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import Resource
 from micro.rpc.wkt import Any
@@ -119,7 +121,7 @@ class Compiler:
 
 def _piece(route: Route, limited: bool, known: _Piece | None) -> _Piece:
     names = clusters.names(route)
-    usable = [address for text in route.addresses if (address := _address(text))]
+    usable = [found for text in route.addresses if (found := _address(text))]
     endpoints = tuple(_resource(name, ENDPOINTS, clusters.assignment(name, usable).to_binary()) for name in names)
     if known and clusters.names(known.route) == names and matchers.same_pages(known.route, route):
         return _Piece(route, limited, known.clusters, endpoints, known.pages)
@@ -134,14 +136,13 @@ def _piece(route: Route, limited: bool, known: _Piece | None) -> _Piece:
 
 def _address(text: str) -> tuple[str, int] | None:
     """Host and port where Envoy would take them; one bad address must not cost a service its good ones."""
-    host, _, port = text.rpartition(":")
-    host = "127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]")
     try:
+        host, port = address.split(text)
+        host = "127.0.0.1" if host == "localhost" else host
         ipaddress.ip_address(host)
-        number = int(port)
-    except ValueError:
+    except (Error, ValueError):
         return None
-    return (host, number) if 0 < number < 65536 else None
+    return (host, port) if port else None
 
 
 def _resource(name: str, type_url: str, content: bytes) -> Resource:

@@ -2,7 +2,8 @@
 
 Inside (mesh and proxy): the platform's own services first, they answer in every namespace; then by namespace, in it
 by header micro-service, else by the gRPC path. Outside (api): by namespace, in it by the first segments of the path, or
-the gRPC path; of the platform's own services only the public keys are reachable there.
+the gRPC path; of the platform's own services public keys and blobs are reachable there, and for who shows a token those
+that services keep their state in.
 """
 
 from __future__ import annotations
@@ -50,6 +51,13 @@ JWKS = "/.well-known/jwks.json"
 """Where the public keys are, by convention."""
 
 
+BLOBS = "/blob/"
+"""What the addresses of public blobs begin with; the namespace follows."""
+
+OUTSIDE = ("config", "store")
+"""The platform's own services that are reached from outside by who shows a token, below their names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pages:
     """What one service contributes to the trees.
@@ -78,11 +86,12 @@ def pages(service: Service, *, limited: bool = False) -> Pages:
     """
     unnamed = HeaderMatcher(name=SERVICE_HEADER, header_match_specifier=oneof("present_match", True), invert_match=True)
     anywhere = _routes(service, RouteMatch(path_specifier=oneof("prefix", "/")))
+    counted = service.namespace if limited else ""
     below = {
-        prefix: _routes(service, RouteMatch(path_specifier=oneof("path_separated_prefix", prefix)), limited=limited)
+        prefix: _routes(service, RouteMatch(path_specifier=oneof("path_separated_prefix", prefix)), counted)
         for prefix in service.prefixes
     }
-    public = _routes(service, RouteMatch(path_specifier=oneof("prefix", "/")), limited=True) if limited else anywhere
+    public = _routes(service, RouteMatch(path_specifier=oneof("prefix", "/")), counted) if limited else anywhere
     return Pages(
         service=service,
         named=_named(service, anywhere),
@@ -129,13 +138,22 @@ def api(all_pages: Mapping[Key, Pages], version: str, front: Front, quotas: Mapp
         if not _is_core(namespace, service):
             tenants[namespace].append(page)
     found = {namespace: tree for namespace, own in tenants.items() if (tree := _by_path(own))}
-    allowed = _refusing_pages(front, namespaces.by_caller(found, _nowhere(), front.base_domain))
+    called = namespaces.by_caller(found, _nowhere(), front.base_domain)
+    own = {
+        f"/{service}/": _for_bearers(stateful.service, quotas)
+        for service in OUTSIDE
+        if (stateful := all_pages.get((names.DEFAULT_NAMESPACE, service)))
+    }
+    allowed = _refusing_pages(front, trees.lookup(":path", "prefix_match_map", own, called))
     answers = {
         "/": trees.action([_answer("/", 200, json.dumps({"version": version}))]),
         "/favicon.ico": trees.action([_answer("/favicon.ico", 204)]),
     }
     # What is looked up has the query in it.
-    asked = trees.lookup(":path", "prefix_match_map", {f"{path}?": answer for path, answer in answers.items()}, allowed)
+    begun = {f"{path}?": answer for path, answer in answers.items()}
+    if store := all_pages.get((names.DEFAULT_NAMESPACE, "store")):
+        begun |= _blobs(store.service, quotas)
+    asked = trees.lookup(":path", "prefix_match_map", begun, allowed)
     if auth := all_pages.get((names.DEFAULT_NAMESPACE, "auth")):
         answers[JWKS] = trees.action([_keys(auth.service)])
     made = configuration("api", trees.lookup(":path", "exact_match_map", answers, asked))
@@ -212,15 +230,17 @@ def _shorter(prefix: str, owners: Mapping[str, Pages]) -> list[Route]:
 
 def _owners(own: Iterable[Pages]) -> dict[str, Pages]:
     """By rpc service, where calls that carry no name find it: at the service that bears its name by convention, where
-    that exports it, else at the first by name. So nobody takes over another's contract with a name that sorts first."""
-    owners: dict[str, Pages] = {}
+    that exports it, else at the one whose account is the oldest. So nobody takes over another's contract with a service
+    that came later, whatever its name."""
+    exporters: defaultdict[str, list[Pages]] = defaultdict(list)
     for page in own:
         for rpc in _rpc_services(page):
-            if service_of(rpc) == page.service.service:
-                owners[rpc] = page
-            else:
-                owners.setdefault(rpc, page)
-    return owners
+            exporters[rpc].append(page)
+
+    def place(rpc: str, service: Service) -> tuple[bool, str, str]:
+        return (service_of(rpc) != service.service, service.since, service.service)
+
+    return {rpc: min(pages, key=lambda page: place(rpc, page.service)) for rpc, pages in exporters.items()}
 
 
 def _rpc_services(page: Pages) -> Iterable[str]:
@@ -243,8 +263,33 @@ def _keys(auth: Service) -> Route:
     return Route(match=match, action=oneof("route", _unary(auth)))
 
 
-def _routes(service: Service, match: RouteMatch, *, limited: bool = False) -> tuple[Route, ...]:
-    """WebSockets, then streams, then everything else."""
+def _blobs(store: Service, quotas: Mapping[str, int]) -> dict[str, OnMatch]:
+    """To public blobs, for everybody; what is read of limited namespaces counts as theirs."""
+
+    def below(prefix: str, counted: str) -> OnMatch:
+        action = _stream(store)
+        if counted:
+            action.rate_limits = [limits.counted(counted)]
+        match = RouteMatch(path_specifier=oneof("prefix", prefix))
+        return trees.action([Route(match=match, action=oneof("route", action))])
+
+    limited = {f"{BLOBS}{namespace}/": below(f"{BLOBS}{namespace}/", namespace) for namespace in sorted(quotas)}
+    return {BLOBS: below(BLOBS, ""), **limited}
+
+
+def _for_bearers(service: Service, quotas: Mapping[str, int]) -> OnMatch:
+    """To one of the platform's own, for who shows a token; what comes of limited namespaces counts as theirs."""
+    below = RouteMatch(path_specifier=oneof("path_separated_prefix", service.prefixes[0]))
+    limited = {namespace: trees.action(_routes(service, below, namespace)) for namespace in sorted(quotas)}
+    return namespaces.by_token(limited, trees.action(_routes(service, below)), _nowhere())
+
+
+def _routes(service: Service, match: RouteMatch, counted: str = "") -> tuple[Route, ...]:
+    """WebSockets, then streams, then everything else.
+
+    Args:
+        counted: the namespace whose limit holds; empty for none.
+    """
     made: list[Route] = []
     if service.pushes:
         websocket = HeaderMatcher(
@@ -261,8 +306,8 @@ def _routes(service: Service, match: RouteMatch, *, limited: bool = False) -> tu
         made.append(Route(match=streams, action=oneof("route", _stream(service))))
     made.append(Route(match=match, action=oneof("route", _unary(service))))
     for route in made:
-        if limited and route.action is not None and route.action.field == "route":
-            route.action.value.rate_limits = [limits.counted(service.namespace)]
+        if counted and route.action is not None and route.action.field == "route":
+            route.action.value.rate_limits = [limits.counted(counted)]
     return tuple(made)
 
 

@@ -17,8 +17,11 @@ from micro.domain import names
 from micro.domain.token import HEADER_BEGIN, beginning
 
 _AUTHORIZATION = "authorization"
-_BEARER = "Bearer "
-_ANY_TOKEN = _BEARER + base64.urlsafe_b64encode(HEADER_BEGIN.encode()).decode()
+_SCHEMES = ("Bearer ", "bearer ")
+"""The spellings that clients use. In another a token is good for whoever is called, but leads nowhere."""
+
+_TOKEN = base64.urlsafe_b64encode(HEADER_BEGIN.encode()).decode()
+"""How every token begins."""
 
 
 def by_header(found: Mapping[str, trees.OnMatch]) -> trees.OnMatch | None:
@@ -32,14 +35,14 @@ def by_caller(
     """The trees of namespaces, by header, token, and host where there is a base domain.
 
     The tree of "micro" is in it once, whatever leads there, since most have no other; each of the others once for
-    each way to it.
+    each way to it, of which a token is two.
 
     Args:
         nowhere: what no request fits.
         base_domain: "example.com" makes "shop.example.com" the host of namespace shop; empty for no such hosts.
     """
     default, unnamed = names.DEFAULT_NAMESPACE, _named(NO_NAMESPACE, "")
-    otherwise = [trees.unless(trees.header(_AUTHORIZATION, "prefix", _ANY_TOKEN))]
+    otherwise = [trees.unless(_shows(_TOKEN))]
     by_host: trees.OnMatch | None = None
     others = {namespace: tree for namespace, tree in found.items() if namespace != default}
     if base_domain:
@@ -50,14 +53,31 @@ def by_caller(
         by_host = trees.lookup(
             ":authority", "prefix_match_map", {f"{name}.{base_domain}": tree for name, tree in others.items()}
         )
-    its_token = trees.header(_AUTHORIZATION, "prefix", _BEARER + beginning(default))
+    its_token = _shows(beginning(default))
     # What most requests are comes first.
     is_default = trees.either(trees.every(unnamed, trees.either(trees.every(*otherwise), its_token)), _named(default))
-    tokens = {_BEARER + beginning(name): tree for name, tree in others.items()}
-    by_token = trees.lookup(
-        _AUTHORIZATION, "prefix_match_map", {**tokens, _ANY_TOKEN: nowhere} if tokens else {}, by_host
-    )
+    tokens = {beginning(name): tree for name, tree in others.items()}
+    shown = {**tokens, _TOKEN: nowhere} if tokens else {}
+    by_token = trees.lookup(_AUTHORIZATION, "prefix_match_map", _spelled(shown), by_host)
     return _chosen(found, is_default, [(unnamed, by_token)] if by_token else [])
+
+
+def by_token(some: Mapping[str, trees.OnMatch], bearing: trees.OnMatch, nowhere: trees.OnMatch) -> trees.OnMatch:
+    """The trees of some namespaces, by the token alone; for that of any other, `bearing`; without one, nowhere."""
+    tokens = {beginning(name): tree for name, tree in some.items()}
+    found = trees.lookup(_AUTHORIZATION, "prefix_match_map", _spelled({**tokens, "": bearing}), nowhere)
+    assert found is not None
+    return found
+
+
+def _spelled(tokens: Mapping[str, trees.OnMatch]) -> dict[str, trees.OnMatch]:
+    """By what the header begins with, from what the token does."""
+    return {scheme + token: tree for scheme in _SCHEMES for token, tree in tokens.items()}
+
+
+def _shows(token: str) -> trees.Predicate:
+    """Whether a token is shown that begins so."""
+    return trees.either(*(trees.header(_AUTHORIZATION, "prefix", scheme + token) for scheme in _SCHEMES))
 
 
 def _chosen(

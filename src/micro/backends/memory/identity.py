@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -44,6 +44,7 @@ class _Log:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._own: deque[int] = deque()
         self._tenants: dict[str, deque[int]] = {}
         self._count = 0
 
@@ -51,12 +52,18 @@ class _Log:
         for entry in entries:
             self._count += 1
             self._entries[self._count] = entry
-            positions = self._tenants.setdefault(entry.namespace, deque())
-            positions.append(self._count)
-            if len(positions) > AUDIT_EACH and entry.namespace != names.DEFAULT_NAMESPACE:
-                del self._entries[positions.popleft()]
-            if len(self._entries) > AUDIT_KEPT:
-                self._tenants[self._entries.popitem(last=False)[1].namespace].popleft()
+            if entry.namespace == names.DEFAULT_NAMESPACE:
+                self._add(self._own, AUDIT_KEPT)
+                continue
+            self._add(self._tenants.setdefault(entry.namespace, deque()), AUDIT_EACH)
+            if len(self._entries) - len(self._own) > AUDIT_KEPT:
+                oldest = min((positions for positions in self._tenants.values() if positions), key=lambda each: each[0])
+                del self._entries[oldest.popleft()]
+
+    def _add(self, positions: deque[int], most: int) -> None:
+        positions.append(self._count)
+        if len(positions) > most:
+            del self._entries[positions.popleft()]
 
     def __reversed__(self) -> Iterator[Entry]:
         return reversed(self._entries.values())
@@ -73,7 +80,7 @@ class MemoryIdentity(IdentityStore):
         self._current: dict[bytes, str] = {}
         self._used: dict[bytes, tuple[str, float]] = {}
         self._keys: list[SigningKey] = []
-        self._revoked: dict[tuple[str, str, str], Revoked] = {}
+        self._revoked: dict[tuple[str, str], Revoked] = {}
         self._audit = _Log()
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -154,6 +161,9 @@ class MemoryIdentity(IdentityStore):
         if served:
             if served[1] <= now - token.REFRESH_SECONDS:
                 return None
+            if fresh == session.current and now < served[1] + token.REPEAT_SECONDS:
+                self._sessions[session.id] = session = replace(session, refreshed=now, expires=expires)
+                return session
             raise identity.RefreshTokenReusedError(session)
         if fresh == used or fresh in self._current or fresh in self._used:
             raise identity.session_exists(session.id)
@@ -225,13 +235,12 @@ class MemoryIdentity(IdentityStore):
         self._tenant(namespace.name).namespace = namespace
         self._audit.extend(audit)
 
-    async def delete_namespace(self, name: str, revoked: Sequence[Revoked], *audit: Entry) -> None:
+    async def delete_namespace(self, name: str, *audit: Entry) -> None:
         if name == names.DEFAULT_NAMESPACE:
             raise identity.namespace_stays(name)
         self._tenant(name)
         del self._tenants[name]
         self._end(self._of(name))
-        self._revoke(revoked)
         self._audit.extend(audit)
 
     async def namespaces(self) -> list[Namespace]:
@@ -305,7 +314,7 @@ class MemoryIdentity(IdentityStore):
 
     def _revoke(self, revoked: Iterable[Revoked]) -> None:
         for each in revoked:
-            key = (each.namespace, each.account, each.session)
+            key = (each.namespace, each.session)
             known = self._revoked.get(key, each)
             self._revoked[key] = replace(
                 each, before=max(each.before, known.before), until=max(each.until, known.until)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Self, cast
@@ -93,23 +95,89 @@ def unpack(archive: Path, target: Path, limits: Limits = DEFAULT) -> None:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
     try:
-        try:
-            _extract(archive, fresh, limits)
-        except Error:
-            raise
-        except (tarfile.TarError, zlib.error, EOFError, ValueError, gzip.BadGzipFile) as error:
-            raise errors.invalid_argument(f"the archive cannot be read as tar.gz: {error}") from error
-        except OverflowError as error:
-            raise errors.invalid_argument(
-                "the archive cannot be read as tar.gz: a number in it is out of range"
-            ) from error
+        with _told():
+            for tar, member in _members(archive, limits):
+                _write(tar, member, fresh, limits)
         fresh.rename(target)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
 
 
-def _extract(archive: Path, target: Path, limits: Limits) -> None:
+def mend(archive: Path, target: Path, limits: Limits = DEFAULT) -> int:
+    """Put back into the folder what the archive holds and was lost: what is not there, and what is not as it was though
+    nobody has written it since the archive's own time. All else stays. Returns how many files and folders it was.
+
+    Raises:
+        Error: INVALID_ARGUMENT when the archive cannot be read; then nothing has changed.
+    """
+    written = archive.stat().st_mtime_ns
+    with _told():
+        lost = [
+            parts
+            for tar, member in _members(archive, limits)
+            if not _is_there(tar, member, target.joinpath(*(parts := _parts(member.name, limits))), written)
+        ]
+    if lost and not target.is_dir():
+        target.unlink(missing_ok=True)
+        unpack(archive, target, limits)
+        os.utime(archive)  # now nothing of it was written since
+    elif lost:
+        fresh = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
+        try:
+            unpack(archive, fresh / "code", limits)
+            for parts in lost:
+                _put_back(fresh / "code", target, parts, written)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return len(lost)
+
+
+def _is_there(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, written: int) -> bool:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if member.isdir() or status.st_mtime_ns > written:
+        return member.isdir() == path.is_dir()
+    source = tar.extractfile(member)
+    if source is None or status.st_size != member.size or not path.is_file():
+        return False
+    with path.open("rb") as found:
+        return all(found.read(len(piece)) == piece for piece in iter(lambda: source.read(256 * 1024), b""))
+
+
+def _put_back(fresh: Path, target: Path, parts: tuple[str, ...], written: int) -> None:
+    for depth in range(len(parts)):
+        folder = target.joinpath(*parts[:depth])
+        if not folder.is_dir():
+            folder.unlink(missing_ok=True)
+            folder.mkdir(mode=0o755, parents=True)
+    found, path = fresh.joinpath(*parts), target.joinpath(*parts)
+    if path.is_dir() and not path.is_symlink() and not found.is_dir():
+        shutil.rmtree(path)
+    if not found.is_dir():
+        os.utime(found, ns=(written, written))
+        found.replace(path)
+    elif not path.is_dir():
+        path.unlink(missing_ok=True)
+        path.mkdir(mode=0o755)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except Error:
+        raise
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, gzip.BadGzipFile) as error:
+        raise errors.invalid_argument(f"the archive cannot be read as tar.gz: {error}") from error
+    except OverflowError as error:
+        raise errors.invalid_argument("the archive cannot be read as tar.gz: a number in it is out of range") from error
+
+
+def _members(archive: Path, limits: Limits) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Of an archive, each while it can be read; the checksum is checked after the last one."""
     count = 0
     with archive.open("rb") as packed, gzip.GzipFile(fileobj=packed) as stream:
         counted = cast("IO[bytes]", _Counted(cast("IO[bytes]", stream), limits.unpacked))
@@ -118,7 +186,7 @@ def _extract(archive: Path, target: Path, limits: Limits) -> None:
                 count += 1
                 if count > limits.files:
                     raise errors.invalid_argument(f"the archive holds more than {limits.files:,} files")
-                _write(tar, member, target, limits)
+                yield tar, member
         while counted.read(64 * 1024):  # the gzip checksum stands at the end
             continue
     if count == 0:

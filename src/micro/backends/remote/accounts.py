@@ -45,14 +45,7 @@ class RemoteAccounts(ServiceAccounts):
     async def _renewed(self, namespace: str, service: str, version: str) -> ServiceAccount:
         """Give an account that is there a new secret: ours was lost. Never one that is not this service's own."""
         id_ = account_id(service, version)
-        try:
-            read = pb.AccountsReadRequest(id=id_, namespace=namespace)
-            found = (await _answered(id_, self._accounts.read(read, timeout_ms=_PATIENCE_MS))).account
-        except Error as error:
-            if error.kind is not Kind.NOT_FOUND:  # then it is only the name of another account
-                raise
-            found = None
-        if found is None or not _belongs(found, service, version):
+        if not await self._own(namespace, service, version, _PATIENCE_MS):  # it may be only the name of another account
             raise errors.already_exists(
                 f"{service} needs an account {id_} in namespace {namespace}, which is somebody else's already: "
                 f"choose another name or version"
@@ -62,37 +55,35 @@ class RemoteAccounts(ServiceAccounts):
         return ServiceAccount(id_, answer.secret)
 
     async def exists(self, namespace: str, service: str, version: str) -> bool:
+        return await self._own(namespace, service, version, _GLANCE_MS)
+
+    async def remove(self, namespace: str, service: str, version: str) -> None:
         id_ = account_id(service, version)
+        if await self._own(namespace, service, version, _PATIENCE_MS):
+            gone = pb.AccountsDeleteRequest(id=id_, namespace=namespace)
+            try:
+                await _answered(id_, self._accounts.delete(gone, timeout_ms=_PATIENCE_MS))
+            except Error as error:
+                if error.kind is not Kind.NOT_FOUND:
+                    raise
+
+    async def _own(self, namespace: str, service: str, version: str, patience_ms: int) -> bool:
+        """Whether the account of that id is there, and is the one that was made for this service: with its name for an
+        id alone, a service could take over an account of a person."""
+        id_ = account_id(service, version)
+        read = pb.AccountsReadRequest(id=id_, namespace=namespace)
         try:
-            read = pb.AccountsReadRequest(id=id_, namespace=namespace)
-            found = (await _answered(id_, self._accounts.read(read, timeout_ms=_GLANCE_MS))).account
+            found = (await _answered(id_, self._accounts.read(read, timeout_ms=patience_ms))).account
         except Error as error:
             if error.kind is not Kind.NOT_FOUND:
                 raise
             return False
-        return found is not None and _belongs(found, service, version)
-
-    async def remove(self, namespace: str, service: str, version: str) -> None:
-        id_ = account_id(service, version)
-        try:
-            read = pb.AccountsReadRequest(id=id_, namespace=namespace)
-            found = (await _answered(id_, self._accounts.read(read, timeout_ms=_PATIENCE_MS))).account
-            if found is not None and _belongs(found, service, version):
-                gone = pb.AccountsDeleteRequest(id=id_, namespace=namespace)
-                await _answered(id_, self._accounts.delete(gone, timeout_ms=_PATIENCE_MS))
-        except Error as error:
-            if error.kind is not Kind.NOT_FOUND:
-                raise
+        if found is None or found.type != Type.SERVICE.value or found.scopes:
+            return False
+        return (found.metadata.get("service"), found.metadata.get("version")) == (service, version)
 
     async def sweep(self, known: Callable[[Key], bool]) -> None:
         """Nothing is remembered here."""
-
-
-def _belongs(account: pb.Account, service: str, version: str) -> bool:
-    """Whether the account is the one that was made for this service: with its name for an id alone, a service could
-    take over an account of a person."""
-    made = account.type == Type.SERVICE.value and not account.scopes
-    return made and (account.metadata.get("service"), account.metadata.get("version")) == (service, version)
 
 
 async def _answered(id_: str, call: Awaitable[T]) -> T:

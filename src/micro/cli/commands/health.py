@@ -10,7 +10,7 @@ from micro.cli.platform import Platform
 from micro.cli.session import Session
 from micro.domain.errors import Error, Kind
 
-_CORE = ("registry", "auth", "network", "runtime")
+_CORE = ("registry", "auth", "network", "runtime", "store", "config")
 _DATA_PLANES = ("mesh", "api", "proxy")
 _READY, _NOT_READY, _DOWN = "ready", "not ready", "down"
 _PAUSE = 0.2

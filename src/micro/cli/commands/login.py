@@ -9,6 +9,8 @@ from micro.cli.session import Session
 from micro.domain import names
 from micro.domain.errors import Error, Kind
 
+_FIRST = "admin"  # the account that a deployment begins with
+
 _PASSWORD = "the password is missing: pipe it in with --password-stdin"  # noqa: S105 - a message
 
 
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace, session: Session) -> int:
         if error.kind is not Kind.UNAUTHENTICATED:
             raise
         hint = f"; that was namespace {namespace}, for another: --namespace NAME"
+        if (name, namespace) == (_FIRST, names.DEFAULT_NAMESPACE):
+            hint += "; if the secret is lost: micro server --reset-admin"
         raise Error(error.kind, error.message + hint) from None
     session.out.line(f"logged in as {opened.name} in namespace {opened.namespace} of {environment.name}")
     if session.environ.get("MICRO_NAMESPACE", "") not in ("", opened.namespace):

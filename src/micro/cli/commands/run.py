@@ -9,6 +9,7 @@ from pathlib import Path
 
 from micro.cli import arguments, deploying, failures, pack, plan
 from micro.cli.session import Session
+from micro.domain.workload import MOST_INSTANCES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", "-w", action="store_true", help="take every saved change live, until Ctrl-C")
 
 
-def add_settings(parser: argparse.ArgumentParser, instances: str) -> None:
-    """The flags that `run` and `update` share; `instances` says how many run when none is given."""
+def add_settings(parser: argparse.ArgumentParser, usual: str) -> None:
+    """The flags that `run` and `update` share; `usual` says how many run when no number is given."""
     parser.add_argument("--name", metavar="NAME", default="", help="name of the service [the folder's]")
     parser.add_argument("--version", metavar="VERSION", default="", help="version of the service [latest]")
     parser.add_argument(
@@ -31,7 +32,7 @@ def add_settings(parser: argparse.ArgumentParser, instances: str) -> None:
         default=[],
         help="set a variable of the service, repeatable; the environment is --env",
     )
-    parser.add_argument("-i", "--instances", metavar="N", type=count, default=0, help=f"how many to run [{instances}]")
+    parser.add_argument("-i", "--instances", metavar="N", type=instances, default=0, help=f"how many to run [{usual}]")
     parser.add_argument(
         "--metadata", metavar="K=V", action="append", default=[], help="attach a pair to the service; repeatable"
     )
@@ -41,6 +42,13 @@ def count(text: str) -> int:
     """How many, from 1; argparse shows the error. The server has the upper limit."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"takes a number from 1, not {text!r}")
+    return int(text)
+
+
+def instances(text: str) -> int:
+    """How many processes; argparse shows the error. Told here, before the code is uploaded for nothing."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_INSTANCES:
+        raise argparse.ArgumentTypeError(f"takes a number from 1 to {MOST_INSTANCES}, not {text!r}")
     return int(text)
 
 

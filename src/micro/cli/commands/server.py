@@ -22,6 +22,7 @@ _SETTINGS = (
     "base_domain",
     "no_local_login",
     "reset_admin",
+    "adopt_store",
     "profile",
 )
 
@@ -57,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=None,
         help="give admin a new secret, shown once: the old one is lost",
+    )
+    parser.add_argument(
+        "--adopt-store",
+        "--adopt_store",
+        action="store_true",
+        default=None,
+        help="use what MICRO_STORE holds, though this home has used another store",
     )
     parser.add_argument("--profile", metavar="NAME", help="set of defaults: local, test [local]")
 

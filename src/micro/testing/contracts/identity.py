@@ -59,8 +59,8 @@ def hashed(text: str) -> bytes:
     return text.encode().rjust(32, b"\0")
 
 
-def revoked(account: str = "jane", session: str = "", before: float = NOW, until: float = LATER) -> Revoked:
-    return Revoked("micro", account, session, before, until)
+def revoked(session: str = "jane's", before: float = NOW, until: float = LATER) -> Revoked:
+    return Revoked("micro", session, before, until)
 
 
 async def refused(kind: Kind, call: Awaitable[object], *words: str) -> None:
@@ -249,6 +249,20 @@ class SessionsContract:
             assert await peopled.sessions("micro") == [now]
         assert await peopled.rotate(hashed("unknown"), hashed("t3"), NOW, LATER) is None
 
+    async def test_who_lost_the_answer_may_ask_again_for_a_while(self, peopled: IdentityStore) -> None:
+        await peopled.open_session(session())
+        await peopled.rotate(hashed("s1"), hashed("t1"), NOW, LATER)
+        at = NOW + token.REPEAT_SECONDS / 2
+        again = await peopled.rotate(hashed("s1"), hashed("t1"), at, LATER + 1)
+        assert again == replace(session(), current=hashed("t1"), refreshed=at, expires=LATER + 1)
+        assert await peopled.sessions("micro") == [again]
+        for fresh, when in (("t2", at), ("t1", NOW + token.REPEAT_SECONDS)):
+            with pytest.raises(RefreshTokenReusedError):
+                await peopled.rotate(hashed("s1"), hashed(fresh), when, LATER)
+        assert await peopled.rotate(hashed("t1"), hashed("t2"), at, LATER)
+        with pytest.raises(RefreshTokenReusedError):
+            await peopled.rotate(hashed("s1"), hashed("t1"), at, LATER)
+
     async def test_one_that_has_served_gives_the_thief_away(self, peopled: IdentityStore) -> None:
         await peopled.open_session(session())
         await peopled.open_session(session("s2"))
@@ -259,7 +273,7 @@ class SessionsContract:
                 await peopled.rotate(hashed(used), hashed("t3"), NOW + 2, LATER)
             assert caught.value.kind is Kind.ABORTED
             assert caught.value.session == current
-        ended = revoked("", "s1")
+        ended = revoked("s1")
         assert await peopled.end_sessions("micro", ended, entry("reuse"), session="s1")
         for used in ("s1", "t1", "t2"):
             assert await peopled.rotate(hashed(used), hashed("t3"), NOW + 3, LATER) is None
@@ -315,7 +329,7 @@ class SessionsContract:
     async def test_ends_one_session_or_all_of_an_account(self, peopled: IdentityStore) -> None:
         for each in (session("a"), session("b"), session("c"), session("d", ROBOT)):
             await peopled.open_session(each)
-        assert await peopled.end_sessions("micro", revoked("", "a"), entry("one"), session="a", account="jane")
+        assert await peopled.end_sessions("micro", revoked("a"), entry("one"), session="a", account="jane")
         assert {each.id for each in await peopled.sessions("micro")} == {"b", "c", "d"}
         assert await peopled.end_sessions("micro", revoked(), entry("all"), account="jane")
         assert {each.id for each in await peopled.sessions("micro")} == {"d"}
@@ -324,7 +338,7 @@ class SessionsContract:
     async def test_nobody_ends_the_session_of_another(self, peopled: IdentityStore) -> None:
         await peopled.open_session(session("d", ROBOT))
         for namespace, account, id in (("micro", "jane", "d"), ("shop", "", "d"), ("micro", "", "e")):  # noqa: A001
-            ended = await peopled.end_sessions(namespace, revoked("", id), entry("no"), session=id, account=account)
+            ended = await peopled.end_sessions(namespace, revoked(id), entry("no"), session=id, account=account)
             assert not ended
         assert await peopled.sessions("micro") == [session("d", ROBOT)]
         assert await peopled.revocations(NOW) == []
@@ -373,7 +387,7 @@ class RulesContract:
 
     async def test_the_platforms_namespace_is_always_there(self, store: IdentityStore) -> None:
         assert await store.namespaces() == [Namespace("micro")]
-        await refused(Kind.FAILED_PRECONDITION, store.delete_namespace("micro", [revoked()], entry("no")), "micro")
+        await refused(Kind.FAILED_PRECONDITION, store.delete_namespace("micro", entry("no")), "micro")
         assert await store.namespaces() == [Namespace("micro")]
         assert await store.revocations(NOW) == []
 
@@ -399,13 +413,11 @@ class RulesContract:
             await store.create_account(account, "x")
             await store.open_session(session(account.namespace, account))
             await store.create_rule(replace(RULE, namespace=account.namespace))
-        ended = Revoked("shop", "jane", "", NOW, LATER)
-        await store.delete_namespace("shop", [ended], entry("delete", "shop"))
-        await refused(Kind.NOT_FOUND, store.delete_namespace("shop", [ended], entry("no")), "shop")
+        await store.delete_namespace("shop", entry("delete", "shop"))
+        await refused(Kind.NOT_FOUND, store.delete_namespace("shop", entry("no")), "shop")
         assert await store.namespaces() == [Namespace("micro")]
         assert await store.account("shop", "jane") is None
         assert await store.rotate(hashed("shop"), hashed("next"), NOW, LATER) is None
-        assert await store.revocations(NOW) == [ended]
         assert await store.audit("shop") == [entry("delete", "shop"), entry("create", "shop")]
         await store.create_namespace(SHOP)
         assert await store.accounts("shop") == []
@@ -478,11 +490,15 @@ class RecordsContract:
 
     async def test_no_namespace_flushes_what_is_kept_of_others(self, store: IdentityStore) -> None:
         await store.record(entry("kept"), entry("shop's", "shop"))
-        for first in range(0, AUDIT_KEPT + 2, 1000):
+        for first in range(0, AUDIT_EACH + 2000, 1000):
             await store.record(*(entry(str(number), "loud") for number in range(first, first + 1000)))
-        assert [each.action for each in await store.audit("shop")] == ["shop's"]
-        assert [each.action for each in await store.audit("micro")] == ["kept"]
         assert len(await store.audit("loud", limit=AUDIT_KEPT)) == AUDIT_EACH
+        assert [each.action for each in await store.audit("shop")] == ["shop's"]
+        for first in range(0, AUDIT_KEPT - AUDIT_EACH + 2000, 1000):
+            loud = f"loud{first // 1000 % 5}"
+            await store.record(*(entry(str(number), loud) for number in range(first, first + 1000)))
+        assert len(await store.audit(limit=2 * AUDIT_KEPT)) == AUDIT_KEPT + 1, "not more by any number of them"
+        assert [each.action for each in await store.audit("micro")] == ["kept"]
 
 
 class IdentityContract(AccountsContract, SessionsContract, RulesContract, RecordsContract):

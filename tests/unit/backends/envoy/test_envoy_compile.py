@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ CASES = {
     ),
     "streams": table(service("chat", 9001, streams=("/chat.Chat/ListRooms",), pushes=True, duplex=True)),
     "shared-rpc": table(service("twin-a", 9001, rpc=["same.Same"]), service("twin-b", 9002, rpc=["same.Same"])),
+    "store": table(service("helloworld", 9001), service("store", 9002, rpc=["micro.store.v1.Store"])),
     "dotted": table(service("foo", 9001), service("foo.bar", 9002, rpc=["foo.bar.Bar"])),
 }
 
@@ -129,7 +131,16 @@ def test_a_contract_is_found_at_the_service_that_bears_its_name_whatever_sorts_f
     own = [matchers.pages(service(name, 9001, rpc=[rpc])) for name in sorted([thief, "books"])]
     assert matchers._owners(own)[rpc].service.service == "books"
     others = [matchers.pages(service(name, 9001, rpc=[rpc])) for name in sorted([thief, "shelf"])]
-    assert matchers._owners(others)[rpc] is others[0], "nobody bears its name: the first by name"
+    assert matchers._owners(others)[rpc] is others[0], "nobody bears its name, and none is older: the first by name"
+
+
+@pytest.mark.parametrize("thief", ["aaa", "zzz"])
+def test_a_contract_that_nobody_bears_the_name_of_stays_with_the_oldest_account(thief):
+    made = {thief: "2026-03-01T00:00:00.000Z", "shelf": "2026-02-01T00:00:00.000Z"}
+    own = [
+        matchers.pages(replace(service(name, 9001, rpc=["books.Books"]), since=since)) for name, since in made.items()
+    ]
+    assert matchers._owners(own)["books.Books"].service.service == "shelf"
 
 
 def test_a_changed_limit_changes_one_resource():
@@ -146,6 +157,50 @@ def routes_in(value):
         own = [value] if isinstance(value.get("route"), dict) else []
         return own + [route for inner in value.values() for route in routes_in(inner)]
     return [route for inner in value for route in routes_in(inner)] if isinstance(value, list) else []
+
+
+def test_what_services_keep_their_state_in_is_routed_outside_for_who_shows_a_token():
+    found = table(
+        service("store", 1, rpc=["micro.store.v1.Store"]),
+        service("config", 2, rpc=["micro.config.v1.Config"]),
+        service("runtime", 3, rpc=["micro.runtime.v1.Runtime"]),
+        service("storefront", 4),
+    )
+    made = api_of(found)
+    assert clusters(made) == {"micro|store", "micro|config", "micro|storefront"}
+    text = json.dumps(made)
+    assert "micro.store.v1" not in text
+    assert "micro.config.v1" not in text
+    for name in ("store", "config"):
+        below = [one for one in trees_by_path(made) if f"/{name}/" in one]
+        [tree] = [one[f"/{name}/"]["matcher"] for one in below]
+        assert tree["matcherTree"]["input"]["typedConfig"]["headerName"] == "authorization"
+        assert set(tree["matcherTree"]["prefixMatchMap"]["map"]) == {"Bearer ", "bearer "}
+        assert clusters(tree["onNoMatch"]) == set(), "without a token nothing is found"
+        assert clusters(tree["matcherTree"]) == {f"micro|{name}"}
+
+
+def test_calls_of_the_store_from_outside_count_as_those_of_the_tokens_namespace():
+    made = api_of(table(service("store", 1, rpc=["micro.store.v1.Store"])), {"shop": 7})
+    [tree] = [one["/store/"]["matcher"]["matcherTree"] for one in trees_by_path(made) if "/store/" in one]
+    found = tree["prefixMatchMap"]["map"]
+    for scheme in ("Bearer ", "bearer "):
+        assert "rateLimits" not in json.dumps(found.pop(scheme))
+    assert len(found) == 2, "a token, in both spellings"
+    for limited in found.values():
+        assert '"descriptorValue": "shop"' in json.dumps(limited)
+
+
+def trees_by_path(value):
+    """Every map on the path, wherever it is."""
+    if isinstance(value, dict):
+        if value.get("input", {}).get("typedConfig", {}).get("headerName") == ":path" and "prefixMatchMap" in value:
+            yield value["prefixMatchMap"]["map"]
+        for inner in value.values():
+            yield from trees_by_path(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from trees_by_path(inner)
 
 
 def test_public_keys_are_routed_where_there_is_an_auth_and_nothing_else_of_it():

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from micro.backends.files import format_1
 from micro.backends.files.migration import migrate
 from micro.backends.files.sources import FileSources
-from micro.backends.files.workloads import FileWorkloads
 from micro.backends.process.logs import LogFolder, LogWriter
 
 OLD = {
@@ -51,7 +51,7 @@ async def test_an_older_server_s_services_go_on(home: Path) -> None:
     namespaces = home / "runtime/namespaces"
     for _ in range(2):
         migrate(home / "runtime", home / "logs", namespaces)
-    found = await FileWorkloads(namespaces).list()
+    found = list(format_1.workloads(home / "runtime", pytest.fail))
     assert [(each.key, each.instances, each.generation, each.owner) for each in found] == [
         (key, 2, 3, "") for key in KEYS
     ]

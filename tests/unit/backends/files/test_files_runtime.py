@@ -1,73 +1,23 @@
-"""Workloads and sources on disk."""
+"""Sources on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
-import stat
+import shutil
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from micro.backends.files.sources import FileSources
-from micro.backends.files.workloads import FileWorkloads, _decode
 from micro.backends.process.archive import Limits
 from micro.domain.errors import Error, Kind
-from micro.domain.workload import Workload
 
 KEY = ("micro", "hello", "latest")
 ANN = ("micro", "micro/ann")
-
-
-async def test_workloads_are_kept_in_order_of_their_keys(tmp_path: Path) -> None:
-    store = FileWorkloads(tmp_path / "w")
-    assert await store.list() == []
-    b = Workload("micro", "b", "latest", "./b", {"A": "1"}, 2, {"m": "n"}, 3, 4, "oh", "now")
-    a = Workload("micro", "a", "latest")
-    for workload in (b, a, b):
-        await store.put(workload)
-    assert await FileWorkloads(tmp_path / "w").list() == [a, b]
-    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "w/micro/workloads").iterdir()} == {0o600}
-    await store.delete(b.key)
-    await store.delete(b.key)
-    assert await store.list() == [a]
-
-
-async def test_names_that_read_alike_do_not_collide(tmp_path: Path) -> None:
-    store = FileWorkloads(tmp_path)
-    alike = [Workload("a-b", "c", "v"), Workload("a", "b-c", "v"), Workload("a", "b", "c-v")]
-    for workload in alike:
-        await store.put(workload)
-    assert await store.list() == sorted(alike, key=lambda workload: workload.key)
-
-
-async def test_a_file_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
-    store = FileWorkloads(tmp_path)
-    await store.put(Workload("micro", "a", "latest"))
-    (tmp_path / "micro/workloads/odd.json").write_text("{")
-    assert [workload.name for workload in await store.list()] == ["a"]
-    assert (tmp_path / "micro/workloads/odd.json").exists()
-
-
-async def test_a_store_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
-    (tmp_path / "w").write_text("a file where the folder should be")
-    with pytest.raises(Error) as caught:
-        await FileWorkloads(tmp_path / "w").put(Workload("micro", "a", "latest"))
-    assert caught.value.kind is Kind.UNAVAILABLE
-
-
-@given(st.text(), st.dictionaries(st.text(), st.text()))
-def test_every_workload_survives_the_way_through_json(text: str, pairs: dict[str, str]) -> None:
-    import json
-    from dataclasses import asdict
-
-    workload = Workload("micro", "a", "latest", text, pairs, 1, pairs, 1, 1, text, text)
-    assert _decode(json.loads(json.dumps(asdict(workload)))) == workload
 
 
 async def pieces(*data: bytes, then: Exception | None = None) -> AsyncIterator[bytes]:
@@ -97,7 +47,7 @@ async def test_an_upload_becomes_a_folder_once(tmp_path: Path) -> None:
     sources = FileSources(tmp_path)
     upload_id = await sources.receive(pieces(archive()[:50], b"", archive()[50:]), *ANN)
     assert await sources.unpack(upload_id, KEY, 1, ANN[1]) == sources.folder(KEY, 1)
-    assert left(tmp_path) == ["micro/services/hello/latest/1/main.py"]
+    assert left(tmp_path) == ["micro/services/hello/latest/1.tar.gz", "micro/services/hello/latest/1/main.py"]
     with pytest.raises(Error) as caught:
         await sources.unpack(upload_id, KEY, 2, ANN[1])
     assert caught.value.kind is Kind.NOT_FOUND
@@ -142,9 +92,12 @@ async def test_sweeping_keeps_what_is_wanted(tmp_path: Path) -> None:
         (tmp_path / "micro/uploads" / f"{'0' * 32}.{interrupted}").touch()
     (tmp_path / "micro/services/hello/latest/.unpack-killed").mkdir()
     await sources.sweep({KEY: 2})
-    assert left(tmp_path) == ["micro/services/hello/latest/2/main.py", f"micro/uploads/{upload(fresh)}"]
+    kept = ["micro/services/hello/latest/2.tar.gz", "micro/services/hello/latest/2/main.py"]
+    assert left(tmp_path) == [*kept, f"micro/uploads/{upload(fresh)}"]
     assert not (tmp_path / "micro/services/gone").exists()
-    assert [entry.name for entry in (tmp_path / "micro/services/hello/latest").iterdir()] == ["2"]
+    assert sorted(entry.name for entry in (tmp_path / "micro/services/hello/latest").iterdir()) == ["2", "2.tar.gz"]
+    await FileSources(tmp_path, foreign=True).sweep({})
+    assert left(tmp_path)[:2] == kept
 
 
 async def test_removing_leaves_the_neighbours(tmp_path: Path) -> None:
@@ -154,20 +107,34 @@ async def test_removing_leaves_the_neighbours(tmp_path: Path) -> None:
         await sources.unpack(await sources.receive(pieces(archive()), *ANN), key, 1, ANN[1])
     await sources.remove(KEY)
     await sources.remove(KEY)
-    assert left(tmp_path) == ["micro/services/hello/v2/1/main.py"]
+    assert left(tmp_path) == ["micro/services/hello/v2/1.tar.gz", "micro/services/hello/v2/1/main.py"]
     await sources.remove(other, 1)
     assert list((tmp_path / "micro/services").iterdir()) == []
 
 
-async def test_a_workload_that_cannot_be_removed_is_unavailable(tmp_path: Path) -> None:
-    store = FileWorkloads(tmp_path)
-    await store.put(Workload("micro", "a", "latest"))
-    [file] = (tmp_path / "micro/workloads").iterdir()
-    file.unlink()
-    file.mkdir()
-    with pytest.raises(Error, match="a cannot be forgotten") as caught:
-        await store.delete(("micro", "a", "latest"))
-    assert caught.value.kind is Kind.UNAVAILABLE
+async def test_code_that_was_lost_is_put_back(tmp_path: Path) -> None:
+    sources = FileSources(tmp_path)
+    code = await sources.unpack(await sources.receive(pieces(archive()), *ANN), KEY, 1, ANN[1])
+    (code / "main.py").unlink()
+    await FileSources(tmp_path).mend(KEY, 1)
+    assert (code / "main.py").exists()
+    shutil.rmtree(code)
+    await sources.mend(KEY, 1)
+    assert (code / "main.py").exists(), "also while it runs"
+
+
+async def test_code_that_cannot_be_put_back_is_told(tmp_path: Path) -> None:
+    sources = FileSources(tmp_path)
+    code = await sources.unpack(await sources.receive(pieces(archive()), *ANN), KEY, 1, ANN[1])
+    packed = code.with_name("1.tar.gz")
+    for damage, told in ((lambda: packed.write_bytes(b"!"), "cannot be read"), (packed.unlink, "is not there")):
+        damage()
+        await FileSources(tmp_path).mend(KEY, 1)
+        code.rename(code.with_name("away"))
+        with pytest.raises(Error, match=f"the code is lost, and .*{told}.*: run the service again") as caught:
+            await FileSources(tmp_path).mend(KEY, 1)
+        assert caught.value.kind is Kind.DATA_LOSS
+        code.with_name("away").rename(code)
 
 
 async def test_uploads_that_nobody_used_expire_with_the_next_one(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shutil
 import stat
 import tarfile
 import tempfile
@@ -162,6 +163,55 @@ _KINDS = st.sampled_from(
         *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE, b"Z"),
     ]
 )
+
+
+def test_what_was_lost_is_put_back_and_what_was_written_stays(unpack: Callable[..., Path], tmp_path: Path) -> None:
+    packed = tmp_path / "a.tar.gz"
+    names = ("gone", "cut", "rotten", "written", "a/gone", "a/link", "b/c/gone", "folder", "same")
+    code = unpack(pack(*(file(name, name.encode()) for name in names), ("empty", tarfile.DIRTYPE, b"", "", 0o755)))
+    os.utime(packed)
+    assert archive.mend(packed, code) == 0
+    for name in ("gone", "a/gone", "a/link", "folder"):
+        (code / name).unlink()
+    shutil.rmtree(code / "b")
+    (code / "b").write_text("a file in the place of a folder")
+    (code / "empty").rmdir()
+    (code / "folder").mkdir()
+    (code / "a/link").symlink_to(tmp_path / "nowhere")
+    written = packed.stat().st_mtime_ns
+    for name, content in (("cut", b""), ("rotten", b"r0tten")):
+        (code / name).write_bytes(content)
+        os.utime(code / name, ns=(written, written))
+    for name in ("written", "own"):
+        (code / name).write_bytes(b"by the service")
+        os.utime(code / name, ns=(written + 1, written + 1))
+    os.utime(code / "folder", ns=(written, written))
+    assert archive.mend(packed, code) == 8
+    assert {name: (code / name).read_text() for name in names} == {name: name for name in names} | {
+        "written": "by the service"
+    }
+    assert (code / "own").read_bytes() == b"by the service"
+    assert (code / "empty").is_dir()
+    assert sorted(entry.name for entry in code.parent.iterdir()) == ["code"]
+    assert archive.mend(packed, code) == 0
+    shutil.rmtree(code)
+    assert archive.mend(packed, code) > 0
+    assert (code / "b/c/gone").read_text() == "b/c/gone"
+    assert archive.mend(packed, code) == 0
+
+
+def test_a_damaged_archive_changes_nothing(unpack: Callable[..., Path], tmp_path: Path) -> None:
+    packed = tmp_path / "a.tar.gz"
+    code = unpack(pack(file("a", os.urandom(9000)), file("b")))
+    (code / "a").unlink()
+    (code / "b").unlink()
+    packed.write_bytes(packed.read_bytes()[:-4])
+    with pytest.raises(Error, match="cannot be read") as caught:
+        archive.mend(packed, code)
+    assert caught.value.kind is Kind.INVALID_ARGUMENT
+    assert everything(code.parent) == ["code"]
+
+
 _MEMBERS = st.lists(
     st.tuples(_NAMES, _KINDS, st.binary(max_size=40), _NAMES, st.integers(0, 0o7777)), min_size=1, max_size=6
 )

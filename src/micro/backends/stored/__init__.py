@@ -1,0 +1,1 @@
+"""The platform's own memory, as records of a store."""

@@ -1,0 +1,95 @@
+"""A service with state, and what people do with it from the command line. One server for the module."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import worlds
+from test_docs import ROOT, follow
+
+EXAMPLE = ROOT / "examples" / "guestbook"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[worlds.World]:
+    with worlds.world(tmp_path_factory.mktemp("guestbook")) as made:
+        made.start()
+        yield made
+
+
+def test_the_page_about_the_store(world: worlds.World, tmp_path: Path) -> None:
+    follow("docs/store.md", world, tmp_path)
+
+
+def call(world: worlds.World, *words: str) -> dict:
+    return json.loads(world.cli("guestbook", *words).stdout)
+
+
+def test_its_own_tests_need_no_server() -> None:
+    done = subprocess.run([sys.executable, "-m", "unittest"], cwd=EXAMPLE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_guestbook_keeps_what_it_was_given(world: worlds.World) -> None:
+    world.cli("run", str(EXAMPLE))
+    signed = [call(world, "sign", f"--name=guest{n}", f"--email=Guest{n}@example.com", "--text=hi") for n in range(4)]
+    twice = world.cli("guestbook", "sign", "--name=other", "--email=guest3@example.com", check=False)
+    assert (twice.returncode, twice.stderr) == (127, "micro: already_exists: guest3@example.com has signed before\n")
+
+    page = call(world, "list", "--limit=3")
+    rest = call(world, "list", "--limit=3", f"--cursor={page['cursor']}")
+    assert [entry["id"] for entry in page["entries"] + rest["entries"]] == [one["id"] for one in reversed(signed)]
+    assert "cursor" not in rest
+    assert call(world, "find", "--email=guest1@example.com") == signed[1]
+    assert call(world, "get", f"--id={signed[1]['id']}")["reads"] == "1"
+
+    # The table is the service's own, and what it keeps outlives its process and the store's.
+    assert world.cli("store", "list", "email/", "-t", "guestbook").stdout.split() == [
+        f"email/guest{n}@example.com" for n in range(4)
+    ]
+    store = world.processes()["store"]
+    os.kill(store, signal.SIGKILL)
+    assert worlds.eventually(lambda: world.processes().get("store") not in (None, store))
+    world.cli("health", "--wait", "30")
+    assert call(world, "get", f"--id={signed[1]['id']}")["reads"] == "2"
+
+
+def test_a_watch_goes_on_when_the_store_was_away(world: worlds.World) -> None:
+    world.cli("store", "write", "begin", "here", "-t", "watched")
+    begin = json.loads(world.cli("store", "read", "begin", "-t", "watched", "-o", "json").stdout)[0]["version"]
+    watching = subprocess.Popen(
+        [worlds.MICRO, "store", "watch", "-p", "w/", "--after", str(begin), "-o", "json", "-t", "watched"],
+        env=world.env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert watching.stdout is not None
+        world.cli("store", "write", "w/1", "1", "-t", "watched")
+        assert json.loads(watching.stdout.readline())["key"] == "w/1"
+        before = world.processes()["store"]
+        os.kill(before, signal.SIGKILL)
+        assert worlds.eventually(lambda: world.processes().get("store") not in (None, before))
+        world.cli("health", "--wait", "30")
+        world.cli("store", "write", "w/2", "2", "-t", "watched")
+        told = json.loads(watching.stdout.readline())
+        assert (told["action"], told["key"], told["table"]) == ("written", "w/2", "watched")
+    finally:
+        watching.kill()
+        watching.wait(10)
+
+
+def test_bytes_of_any_kind_go_through_pipes(world: worlds.World) -> None:
+    odd = bytes(range(256)) * 4096
+    subprocess.run([worlds.MICRO, "store", "write", "odd"], env=world.env, input=odd, check=True, timeout=60)
+    read = subprocess.run(
+        [worlds.MICRO, "store", "read", "odd", "-o", "raw"], env=world.env, capture_output=True, check=True, timeout=60
+    )
+    assert read.stdout == odd
