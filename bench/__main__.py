@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import identity, machine, rows
+from bench import blobs, identity, machine, rows, state
 
 RESULTS = Path(__file__).parent / "results"
 ALL = {
@@ -18,6 +18,8 @@ ALL = {
     "start": rows.start,
     "scale": rows.scale,
     "identity": identity.identity,
+    "state": state.state,
+    "blobs": blobs.blobs,
 }
 
 
