@@ -165,6 +165,8 @@ def _back_up(layout: Layout, backup: Path) -> None:
         target = draft / folder.relative_to(layout.root)
         private_folder.make(target.parent)
         shutil.copytree(folder, target)
+    for each in draft.rglob("*"):
+        each.chmod(0o700 if each.is_dir() else 0o600)
     draft.rename(backup)
     private_file.sync_folder(backup.parent)
 

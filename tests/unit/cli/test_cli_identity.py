@@ -332,7 +332,10 @@ def test_ctrl_c_does_not_lose_the_new_token(guarded: Shell, auth: FakeAuth) -> N
 
     auth._token = slow  # type: ignore[method-assign]
     environ = os.environ | guarded.environ | {"PATH": os.environ["PATH"]}
-    command = [sys.executable, "-m", "micro", "services"]
+    # As from a terminal, also where the tests themselves run in the background, whose children ignore the signal.
+    heard = "import runpy, signal; signal.signal(2, signal.default_int_handler); "
+    begin = f"{heard}runpy.run_module('micro', None, '__main__')"
+    command = [sys.executable, "-c", begin, "services"]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert arrived.wait(20)
         process.send_signal(2)
