@@ -31,6 +31,21 @@ def line(row: rows.Row) -> str:
     return f"  {row.name:<58} {value:>9} {row.unit:<12} {goal:<8} {verdict}"
 
 
+def _file() -> Path:
+    return RESULTS / f"{dt.datetime.now(dt.UTC):%Y-%m-%d}.json"
+
+
+def _keep(about: dict[str, object], name: str, measured: list[rows.Row]) -> None:
+    """Write what a measure found beside the day's others, in place of what it found before: a run that is cut short
+    has not been in vain."""
+    file = _file()
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    others = kept.get("measures", {}) if kept.get("machine") == about else {}
+    others[name] = [asdict(row) | {"good": row.good} for row in measured]
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"machine": about, "measures": others}, indent=2) + "\n")
+
+
 def main(names: list[str]) -> int:
     unknown = set(names) - ALL.keys()
     if unknown:
@@ -45,15 +60,13 @@ def main(names: list[str]) -> int:
     for name in names or ALL:
         measure = ALL[name]
         print((measure.__doc__ or name).splitlines()[0], flush=True)
+        measured = []
         for row in measure():
-            found.append(row)
+            measured.append(row)
             print(line(row), flush=True)
-    if not names:
-        RESULTS.mkdir(exist_ok=True)
-        day = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d")
-        content = {"machine": about, "rows": [asdict(row) | {"good": row.good} for row in found]}
-        (RESULTS / f"{day}.json").write_text(json.dumps(content, indent=2) + "\n")
-        print(f"\nkept in bench/results/{day}.json")
+        _keep(about, name, measured)
+        found += measured
+    print(f"\nkept in {_file()}")
     return 1 if any(row.good is False for row in found) else 0
 
 
