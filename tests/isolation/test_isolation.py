@@ -112,7 +112,7 @@ async def ask(world: World, case: str, caller: str, tenant: str, *, named_by: st
 
 async def answered(world: World, case: str, caller: str) -> str:
     """What the table says of a caller: one word, or one about each tenant's things."""
-    ways = ("field", "header") if CASES[case].fields else ("header",)
+    ways = ("field", "header", "field and header") if CASES[case].fields else ("header",)
     cells = []
     for tenant in TENANTS:
         found = {}
