@@ -14,9 +14,10 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from micro.backends.files._blob_file import BlobFile, Draft
@@ -35,6 +36,9 @@ from micro.ports.blobs import (
     too_large,
 )
 from micro.ports.private_file import sync_folder
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 _DRAFTS = ".drafts"
 _STEP = 80
@@ -117,7 +121,7 @@ class FileBlobs(Blobs):
         most: int = 0,
     ) -> Blob:
         with self._writing(key):
-            draft = await asyncio.to_thread(Draft, self._drafts)
+            draft = await _kept(Draft.discard, Draft, self._drafts)
         try:
             await self._receive(draft, key, pieces, most)
             with self._writing(key):
@@ -161,7 +165,7 @@ class FileBlobs(Blobs):
     @contextlib.asynccontextmanager
     async def open(self, namespace: str, key: str) -> AsyncGenerator[Opened]:
         with _disk(key):
-            file = await asyncio.to_thread(_opened, self._path(namespace, key), key)
+            file = await _kept(_close, _opened, self._path(namespace, key), key)
         if file is None:
             raise absent(key)
         try:
@@ -251,6 +255,21 @@ def _disk(key: str) -> Iterator[None]:
         raise errors.unavailable(f"{what} cannot be reached: {why}") from error
 
 
+async def _kept(release: Callable[[T], None], take: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """What `take` returns from a thread; when the caller has gone by then, `release` gets it."""
+    taking = asyncio.ensure_future(asyncio.to_thread(take, *args, **options))  # owned: awaited, or released below
+    try:
+        return await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        taking.add_done_callback(lambda taken: None if taken.exception() else release(taken.result()))
+        raise
+
+
+def _close(file: BlobFile | None) -> None:
+    if file is not None:
+        file.close()
+
+
 def _name(raw: bytes) -> str:
     """A file name of some bytes of a key, from which they can be told."""
     made = quote_from_bytes(raw, safe="")
@@ -272,11 +291,13 @@ def _publish(draft: Path, path: Path) -> None:
 
 
 def _make(folder: Path) -> None:
-    """Make the folder, durably."""
+    """Make the folder, durably. Raises FileNotFoundError where one above it was removed meanwhile."""
     if folder.is_dir():
         return
     _make(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    # With `exist_ok` mkdir looks again at what exists, and fails when it has been removed between the two.
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     sync_folder(folder.parent)
 
 
