@@ -103,9 +103,9 @@ async def test_what_curl_writes_with_a_token_grpc_reads(world: worlds.World, bea
 
 def test_who_shows_no_token_or_a_wrong_one_and_pages_of_others_are_refused(world: worlds.World, bearer: Bearer) -> None:
     body = {"record": {"key": "no"}}
-    assert curl(world, "/store/write", body)[0] == 404
+    assert curl(world, "/store/write", body)[0] == 401
     assert curl(world, "/store/write", body, "authorization: Bearer nonsense")[0] == 401
-    assert curl(world, "/store/write", body, "authorization: Basic eDp5")[0] == 404
+    assert curl(world, "/store/write", body, "authorization: Basic eDp5")[0] == 401
     for_services = world.cli("user", "token").stdout.strip()
     assert curl(world, "/store/write", body, f"authorization: Bearer {for_services}")[0] == 401
     assert curl(world, "/store/write", body, bearer.header, "origin: http://evil.example")[0] == 403

@@ -54,7 +54,7 @@ JWKS = "/.well-known/jwks.json"
 BLOBS = "/blob/"
 """What the addresses of public blobs begin with; the namespace follows."""
 
-OUTSIDE = ("config", "store")
+OUTSIDE = ("broker", "config", "events", "store")
 """The platform's own services that are reached from outside by who shows a token, below their names."""
 
 
@@ -278,10 +278,12 @@ def _blobs(store: Service, quotas: Mapping[str, int]) -> dict[str, OnMatch]:
 
 
 def _for_bearers(service: Service, quotas: Mapping[str, int]) -> OnMatch:
-    """To one of the platform's own, for who shows a token; what comes of limited namespaces counts as theirs."""
+    """To one of the platform's own, for who shows a token; what comes of limited namespaces counts as theirs.
+    Everybody else is told that it takes one."""
     below = RouteMatch(path_specifier=oneof("path_separated_prefix", service.prefixes[0]))
     limited = {namespace: trees.action(_routes(service, below, namespace)) for namespace in sorted(quotas)}
-    return namespaces.by_token(limited, trees.action(_routes(service, below)), _nowhere())
+    untold = trees.action([_answer("", shared.NO_TOKEN)])
+    return namespaces.by_token(limited, trees.action(_routes(service, below)), untold)
 
 
 def _routes(service: Service, match: RouteMatch, counted: str = "") -> tuple[Route, ...]:

@@ -62,10 +62,10 @@ def by_caller(
     return _chosen(found, is_default, [(unnamed, by_token)] if by_token else [])
 
 
-def by_token(some: Mapping[str, trees.OnMatch], bearing: trees.OnMatch, nowhere: trees.OnMatch) -> trees.OnMatch:
-    """The trees of some namespaces, by the token alone; for that of any other, `bearing`; without one, nowhere."""
+def by_token(some: Mapping[str, trees.OnMatch], bearing: trees.OnMatch, untold: trees.OnMatch) -> trees.OnMatch:
+    """The trees of some namespaces, by the token alone; for that of any other, `bearing`; without one, `untold`."""
     tokens = {beginning(name): tree for name, tree in some.items()}
-    found = trees.lookup(_AUTHORIZATION, "prefix_match_map", _spelled({**tokens, "": bearing}), nowhere)
+    found = trees.lookup(_AUTHORIZATION, "prefix_match_map", _spelled({**tokens, "": bearing}), untold)
     assert found is not None
     return found
 

@@ -114,6 +114,11 @@ REPLIES = (
         "the host %REQ(:AUTHORITY)% is not known here: use the address, or start the server with --base-domain",
         status=shared.UNKNOWN_HOST,
     ),
+    Reply(
+        Kind.UNAUTHENTICATED,
+        'this needs a token: -H "authorization: Bearer $(micro user token --platform)"',
+        status=shared.NO_TOKEN,
+    ),
     Reply(Kind.RESOURCE_EXHAUSTED, "the request is too large", status=413, answer=413),
     Reply(Kind.RESOURCE_EXHAUSTED, "the headers are too large: the limit is 60 KiB", status=431, answer=431),
     Reply(Kind.DEADLINE_EXCEEDED, "the request took too long to arrive", status=408, answer=408),

@@ -18,5 +18,5 @@ LIMITED = "namespaces"
 WHOLE = "whole"
 """The filter that waits for the end of small bodies. It is on where no route is found, and off where one says so."""
 
-FOREIGN, UNKNOWN_HOST = 418, 421
-"""Statuses that the routes give to what they refuse; the listener makes 403 and words of them."""
+FOREIGN, UNKNOWN_HOST, NO_TOKEN = 418, 421, 423
+"""Statuses that the routes give to what they refuse; the listener makes 403 or 401 and words of them."""

@@ -176,7 +176,8 @@ def test_what_services_keep_their_state_in_is_routed_outside_for_who_shows_a_tok
         [tree] = [one[f"/{name}/"]["matcher"] for one in below]
         assert tree["matcherTree"]["input"]["typedConfig"]["headerName"] == "authorization"
         assert set(tree["matcherTree"]["prefixMatchMap"]["map"]) == {"Bearer ", "bearer "}
-        assert clusters(tree["onNoMatch"]) == set(), "without a token nothing is found"
+        assert clusters(tree["onNoMatch"]) == set(), "without a token it is told that it takes one"
+        assert '"status": 423' in json.dumps(tree["onNoMatch"])
         assert clusters(tree["matcherTree"]) == {f"micro|{name}"}
 
 
