@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import blobs, identity, machine, rows, state
+from bench import blobs, identity, machine, messaging, rows, state
 
 RESULTS = Path(__file__).parent / "results"
 ALL = {
@@ -20,6 +20,9 @@ ALL = {
     "identity": identity.identity,
     "state": state.state,
     "blobs": blobs.blobs,
+    "messaging": messaging.messaging,
+    "topics": messaging.topics,
+    "soak": messaging.soak,
 }
 
 

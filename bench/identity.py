@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -40,27 +39,25 @@ def identity() -> Iterator[Row]:
         yield Row("login with a secret that micro made", _login(platform, "made"), "ms", 150, at_most=True)
         chosen = _login(platform, "chosen", "--secret", "correct horse battery staple")
         yield Row("login with a secret that somebody chose", chosen, "ms", 150, at_most=True)
-        few = _rates(platform)
-        yield Row(
-            "anonymous call in a platform / outside of one", paired(operator.truediv, few[0], few[2]), "ratio", 0.95
-        )
-        yield Row("call with a token / anonymous, through api", paired(operator.truediv, few[3], few[1]), "ratio", 0.85)
-        platform.stop()
-        asyncio.run(_fill(platform))
-        platform.start()
-        many = _rates(platform)
-        yield Row(
-            f"anonymous through api, {MANY:,} accounts and rules / none",
-            statistics.median(many[1]) / statistics.median(few[1]),
-            "ratio",
-            0.9,
-        )
-        yield Row(
-            f"with a token through api, {MANY:,} accounts and rules / none",
-            statistics.median(many[3]) / statistics.median(few[3]),
-            "ratio",
-            0.9,
-        )
+        yield from _calls(platform)
+
+
+def _calls(none: processes.Platform) -> Iterator[Row]:
+    """Two platforms at once, one of them with many accounts and rules: what is measured minutes apart would tell of the
+    machine as well."""
+    with processes.platform(MICRO_GATEWAY_WORKERS="1") as many:
+        many.stop()
+        asyncio.run(_fill(many))
+        many.start()
+        many.cli("run", str(processes.CONTRACT))
+        straight, outside, via, via_many, token, token_many = _rates(none, many)
+    yield Row(
+        "anonymous call in a platform / outside of one", paired(operator.truediv, straight, outside), "ratio", 0.95
+    )
+    yield Row("call with a token / anonymous, through api", paired(operator.truediv, token, via), "ratio", 0.85)
+    for name, with_many, with_none in (("anonymous", via_many, via), ("with a token", token_many, token)):
+        ratio = paired(operator.truediv, with_many, with_none)
+        yield Row(f"{name} through api, {MANY:,} accounts and rules / none", ratio, "ratio", 0.9)
 
 
 def _check() -> float:
@@ -97,27 +94,28 @@ def _login(platform: processes.Platform, account: str, *secret: str) -> float:
     return float(platform.python(script, made["id"], made.get("secret") or secret[-1]))
 
 
-def _rates(platform: processes.Platform) -> list[list[float]]:
-    """Requests a second, round by round: straight to the service, through api, to a service outside of any platform,
-    and through api with a token."""
-    address = _address(platform)
-    token = platform.cli("user", "token").strip()
+def _rates(none: processes.Platform, many: processes.Platform) -> list[list[float]]:
+    """Requests a second, round by round: straight to the service of the first platform, to one outside of any, through
+    the api of the first and of the second platform, and the same with a token."""
     own, other = machine.cores()
-    pids = platform.pids()
-    pin({name: pid for name, pid in pids.items() if name == "api"}, other)
-    pin({name: pid for name, pid in pids.items() if name != "api"}, own)
-    rates: list[list[float]] = [[], [], [], []]
+    for platform in (none, many):
+        pids = platform.pids()
+        pin({name: pid for name, pid in pids.items() if name == "api"}, other)
+        pin({name: pid for name, pid in pids.items() if name != "api"}, own)
+    _address(many)  # it is there
     with processes.asgi("main:app", folder=processes.CONTRACT) as outside:
-        targets = ((address, ""), (platform.api, ""), (outside, ""), (platform.api, token))
+        targets = [(_address(none), ""), (outside, ""), (none.api, ""), (many.api, "")]
+        targets += [(none.api, _token(none)), (many.api, _token(many))]
+        rates: list[list[float]] = [[] for _ in targets]
         for number in range(_ROUNDS):
-            for (where, shown), into in zip(targets, rates, strict=True):
+            for (where, token), into in zip(targets, rates, strict=True):
                 run = load.run(
                     f"http://{where}/helloworld/call",
                     b'{"name":"Ann"}',
                     content_type="application/json",
                     count=15_000,
                     core=other,
-                    token=shown,
+                    token=token,
                 )
                 if run.failed:
                     raise SystemExit(f"bench: {run.failed} requests failed")
@@ -126,14 +124,18 @@ def _rates(platform: processes.Platform) -> list[list[float]]:
     return rates
 
 
+def _token(platform: processes.Platform) -> str:
+    return platform.cli("user", "token").strip()
+
+
 def _address(platform: processes.Platform) -> str:
-    """Where the service listens, once it is there: after a restart of the server it comes back by itself."""
+    """Where the service listens, once it is there."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         for service in json.loads(platform.cli("services", "-o", "json")):
             if service["name"] == "helloworld":
                 return str(service["nodes"][0]["address"])
-    raise SystemExit("bench: helloworld did not come back")
+    raise SystemExit("bench: helloworld did not come")
 
 
 async def _fill(platform: processes.Platform) -> None:

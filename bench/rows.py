@@ -151,9 +151,7 @@ def start() -> Iterator[Row]:
         platform = processes.Platform(Path(home))
         try:
             yield Row("micro server, cold start to healthy", platform.start(), "s", 5, at_most=True, dream=2.5)
-            yield Row(
-                "idle platform, proportional memory", _memory(platform.pids()), "MB", 600, at_most=True, dream=350
-            )
+            yield Row("idle platform, proportional memory", memory(platform.pids()), "MB", 600, at_most=True, dream=350)
             yield Row("micro run to first answer", _first_answer(platform), "s", 1.5, at_most=True, dream=0.8)
             yield Row("micro --help", _wall(platform, "--help"), "ms", 120, at_most=True, dream=60)
             yield Row("micro services", _wall(platform, "services"), "ms", 250, at_most=True, dream=120)
@@ -182,7 +180,9 @@ def _wall(platform: processes.Platform, *words: str, times: int = 9) -> float:
     return statistics.median(taken)
 
 
-def _memory(pids: dict[str, int]) -> float:
+def memory(pids: dict[str, int]) -> float:
+    """Proportional memory of processes, MB."""
+
     def proportional(pid: int) -> int:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         return int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
@@ -219,4 +219,4 @@ def scale() -> Iterator[Row]:
         time.sleep(5)
         used = sum(_cpu(pid) - before[name] for name, pid in pids.items()) / 5
         yield Row("control plane's processor time after that", used * 100, "% of a core", 10, at_most=True)
-        yield Row("memory of api with 1,000 services", _memory({"api": pids["api"]}), "MB")
+        yield Row("memory of api with 1,000 services", memory({"api": pids["api"]}), "MB")

@@ -13,8 +13,10 @@ from micro._version import __version__
 if TYPE_CHECKING:
     from micro.domain import errors as errors
     from micro.framework import blobs as blobs
+    from micro.framework import broker as broker
     from micro.framework import client as client
     from micro.framework import config as config
+    from micro.framework import events as events
     from micro.framework import store as store
     from micro.framework.service import Service as Service
     from micro.framework.service import method as method
@@ -24,14 +26,18 @@ _HOMES = {
     "Context": ("micro.rpc.context", "Context"),
     "Service": ("micro.framework.service", "Service"),
     "blobs": ("micro.framework.blobs", None),
+    "broker": ("micro.framework.broker", None),
     "client": ("micro.framework.client", None),
     "config": ("micro.framework.config", None),
     "errors": ("micro.domain.errors", None),
+    "events": ("micro.framework.events", None),
     "method": ("micro.framework.service", "method"),
     "store": ("micro.framework.store", None),
 }
 
-__all__ = ["Context", "Service", "__version__", "blobs", "client", "config", "errors", "method", "store"]
+__all__ = [
+    "Context", "Service", "__version__", "blobs", "broker", "client", "config", "errors", "events", "method", "store",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

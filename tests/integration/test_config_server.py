@@ -129,6 +129,40 @@ def test_nothing_of_a_secret_is_anywhere_in_the_clear(world: worlds.World) -> No
         assert key not in Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
 
 
+def told(world: worlds.World, topic: str) -> list[dict[str, Any]]:
+    """What the platform has told of itself, the oldest first."""
+    lines = world.cli("events", "read", topic, "--limit", "0", "-o", "json").stdout.splitlines()
+    found = [json.loads(line) for line in lines]
+    assert all(one["metadata"] == {"type": one["payload"]["type"]} for one in found)
+    return [one["payload"] for one in found]
+
+
+def test_the_platform_tells_what_happens_and_no_secrets(world: worlds.World) -> None:
+    texts = (text.replace("settings", "news").replace("Settings", "News") for text in (SERVICE, PROTO))
+    world.cli("run", str(world.service("news", *texts)))
+    world.cli("kill", "news")
+    made = re.search(r"secret  (\S+)", world.cli("auth", "create", "account", "reporter").stdout)
+    assert made is not None
+    world.cli("config", "set", "news.password", "--secret", stdin=PLAIN)
+    common = {"service": "news", "version": "latest"}
+
+    def types(topic: str, **about: str) -> list[str]:
+        return [one["type"] for one in told(world, topic) if one.items() >= about.items()]
+
+    assert worlds.eventually(lambda: "service.killed" in types("micro.runtime", **common))
+    lived = ["service.created", "service.started", "service.ready", "service.stopped", "service.killed"]
+    assert types("micro.runtime", **common) == lived
+    assert types("micro.registry", **common) == ["instance.registered", "instance.deregistered"]
+    assert types("micro.auth", account="news@latest") == ["account.created", "account.deleted"]
+    assert types("micro.auth", account="reporter", by="micro/admin") == ["account.created"]
+    assert types("micro.config", path="news.password", secret="true") == ["value.set"]
+    everything = json.dumps([told(world, f"micro.{topic}") for topic in ("runtime", "registry", "auth", "config")])
+    assert PLAIN not in everything
+    assert made[1] not in everything
+    refused = world.cli("events", "publish", "micro.runtime", "{}", check=False)
+    assert (refused.returncode, "told by the platform itself" in refused.stderr) == (2, True), refused.stderr
+
+
 def test_the_key_may_come_from_a_variable_and_reaches_who_seals_alone(world: worlds.World) -> None:
     world.cli("config", "set", "last", "--secret", stdin=PLAIN)
     file = world.home / "config.key"

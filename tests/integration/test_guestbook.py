@@ -1,4 +1,4 @@
-"""A service with state, and what people do with it from the command line. One server for the module."""
+"""Services with state and events, and what people do with them from the command line. One server for the module."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import worlds
 from test_docs import ROOT, follow
 
 EXAMPLE = ROOT / "examples" / "guestbook"
+ORDERS, MAILER = ROOT / "examples" / "orders", ROOT / "examples" / "mailer"
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,17 @@ def test_the_page_about_the_store(world: worlds.World, tmp_path: Path) -> None:
     follow("docs/store.md", world, tmp_path)
 
 
-def call(world: worlds.World, *words: str) -> dict:
-    return json.loads(world.cli("guestbook", *words).stdout)
+def test_the_page_about_messaging(world: worlds.World, tmp_path: Path) -> None:
+    follow("docs/messaging.md", world, tmp_path)
 
 
-def test_its_own_tests_need_no_server() -> None:
-    done = subprocess.run([sys.executable, "-m", "unittest"], cwd=EXAMPLE, capture_output=True, text=True, timeout=60)
+def call(world: worlds.World, *words: str, service: str = "guestbook") -> dict:
+    return json.loads(world.cli(service, *words).stdout)
+
+
+@pytest.mark.parametrize("example", [EXAMPLE, ORDERS, MAILER], ids=lambda path: path.name)
+def test_its_own_tests_need_no_server(example: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "unittest"], cwd=example, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -93,3 +99,61 @@ def test_bytes_of_any_kind_go_through_pipes(world: worlds.World) -> None:
         [worlds.MICRO, "store", "read", "odd", "-o", "raw"], env=world.env, capture_output=True, check=True, timeout=60
     )
     assert read.stdout == odd
+
+
+def test_an_order_is_mailed_though_the_mailer_comes_later(world: worlds.World) -> None:
+    world.cli("run", str(ORDERS))
+    order = call(world, "place", "--email=ann@example.com", "--item=pen", "--quantity=2", service="orders")
+    broken = call(world, "place", "--email=nowhere", "--item=pen", service="orders")
+    call(world, "cancel", f"--id={order['id']}", service="orders")
+
+    world.cli("run", str(MAILER))
+    told = ("events", "groups", "orders", "-o", "json")
+    assert worlds.eventually(lambda: [one["lag"] for one in json.loads(world.cli(*told).stdout)] == [0])
+    mails = call(world, "list", f"--order={order['id']}", service="mailer")["mails"]
+    assert [mail["subject"] for mail in mails] == ["Your order is placed", "Your order is cancelled"]
+
+    dead = json.loads(world.cli("events", "dead-letters", "orders", "mailer", "-o", "json").stdout)
+    assert [(one["key"], one["attempt"], one["payload"]["email"]) for one in dead] == [(broken["id"], 3, "nowhere")]
+    assert dead[0]["reason"] == "ValueError: 'nowhere' is no address"
+    # It is tried again, and is one again.
+    assert world.cli("events", "redrive", "orders", "mailer").stdout == "1 event will be delivered to mailer again\n"
+    listed = ("events", "dead-letters", "orders", "mailer", "-o", "json")
+    assert worlds.eventually(lambda: [one["offset"] for one in json.loads(world.cli(*listed).stdout)] == [2])
+
+
+def test_consumers_go_on_when_events_was_away(world: worlds.World) -> None:
+    consuming = {
+        group: subprocess.Popen(
+            [worlds.MICRO, "events", "consume", "away", "-o", "json", *(["-g", group] if group else [])],
+            env=world.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for group in ("", "g")
+    }
+    try:
+        for one in consuming.values():
+            assert one.stderr is not None
+            assert one.stderr.readline().startswith("consuming away from 1 on")
+        for number in (1, 2):
+            world.cli("events", "publish", "away", str(number))
+            for one in consuming.values():
+                assert one.stdout is not None
+                told = json.loads(one.stdout.readline())
+                while told["offset"] < number:  # what was acknowledged a moment before the crash comes again
+                    told = json.loads(one.stdout.readline())
+                assert (told["offset"], told["payload"], told["attempt"]) == (number, number, 1)
+            before = world.processes()["events"]
+            os.kill(before, signal.SIGKILL)
+            assert worlds.eventually(lambda before=before: world.processes().get("events") not in (None, before))
+            world.cli("health", "--wait", "30")
+        for one in consuming.values():
+            one.send_signal(signal.SIGINT)
+            assert one.wait(30) == 130
+            assert one.stderr.read() == ""
+    finally:
+        for one in consuming.values():
+            one.kill()
+            one.wait(10)

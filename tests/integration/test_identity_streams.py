@@ -40,6 +40,7 @@ message Line { string text = 1; }
 """
 TALK = "/chat.Chat/Talk"
 REGISTRY = "/micro.registry.v1.Registry/Watch"
+BROKER = "/micro.broker.v1.Broker/Subscribe"
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,9 @@ class Stream:
         self._said.put({"text": text})
         return str(next(self._call)["text"])
 
-    def begin(self) -> dict[str, Any]:
+    def begin(self, **request: str) -> dict[str, Any]:
         """Ask for all there is, and return the first of it."""
-        self._said.put({})
+        self._said.put(request)
         self._said.put(None)
         return dict(next(self._call))
 
@@ -103,13 +104,20 @@ def ends(ended: Future[str], how: str, change: Callable[[], object]) -> None:
 
 def test_the_streams_of_a_deleted_account_end_and_others_go_on(world: Identities, pool: ThreadPoolExecutor) -> None:
     ann, bob = world.member("micro", "ann"), world.member("micro", "bob")
-    with Stream(world, ann) as anns, Stream(world, bob) as bobs, Stream(world, ann, REGISTRY) as watch:
+    with (
+        Stream(world, ann) as anns,
+        Stream(world, bob) as bobs,
+        Stream(world, ann, REGISTRY) as watch,
+        Stream(world, ann, BROKER) as messages,
+    ):
         assert anns.say() == "ann says hello"
         assert bobs.say() == "bob says hello"
         watch.begin()
-        ended, watched = pool.submit(anns.end), pool.submit(watch.end)
+        messages.begin(topic="orders.>")
+        ended, watched, listened = pool.submit(anns.end), pool.submit(watch.end), pool.submit(messages.end)
         ends(ended, "UNAUTHENTICATED", lambda: world.core(f"{ACCOUNTS}/Delete", {"id": "ann", "namespace": "micro"}))
         assert watched.result(WITHIN) == "UNAUTHENTICATED"
+        assert listened.result(WITHIN) == "UNAUTHENTICATED"
         assert bobs.say("still here") == "bob says still here"
     assert world.grpc(TALK, {}, ann).code == "UNAUTHENTICATED"
 

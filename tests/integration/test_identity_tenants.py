@@ -29,7 +29,7 @@ OPEN = {
 }
 """All that anybody may ask of the platform."""
 
-CORE = ["auth", "registry", "network", "runtime", "store", "config"]
+CORE = ["auth", "registry", "network", "runtime", "store", "config", "broker", "events"]
 
 
 @pytest.fixture(scope="module")

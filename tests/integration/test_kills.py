@@ -102,9 +102,10 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         world.start()
         world.cli("run", str(world.service()))
         pids = world.processes()
-        core = {"nats", "registry", "auth", "network", "runtime", "store", "config", "mesh", "api", "proxy"}
+        core = {"nats", "registry", "auth", "network", "runtime", "store", "config", "broker", "events"}
+        core |= {"mesh", "api", "proxy"}
         assert core <= pids.keys()
-        assert len(pids) == 11
+        assert len(pids) == len(core) + 1
         world.stop(signal.SIGKILL)
         assert worlds.eventually(lambda: not any(worlds.alive(pid) for pid in pids.values()))
         world.start()

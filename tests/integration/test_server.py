@@ -23,7 +23,8 @@ def test_a_server_starts_answers_and_ends_without_a_trace(tmp_path: Path) -> Non
         assert world.layout.state.stat().st_mode & 0o777 == 0o600
         assert world.layout.settings.stat().st_mode & 0o777 == 0o600
         health = world.cli("health")
-        for name in ("nats", "registry", "network", "runtime", "store", "config", "mesh", "api", "proxy"):
+        core = ("nats", "registry", "network", "runtime", "store", "config", "broker", "events", "mesh", "api", "proxy")
+        for name in core:
             assert name in health.stdout
         before = time.monotonic()
         assert world.stop(signal.SIGTERM) == 0

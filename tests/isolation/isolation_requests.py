@@ -15,7 +15,9 @@ from micro.rpc.gen.grpc.health.v1 import health_pb
 from micro.rpc.gen.grpc.reflection.v1 import reflection_pb
 from micro.rpc.gen.grpc.reflection.v1alpha import reflection_pb as reflection_alpha_pb
 from micro.rpc.gen.micro.auth.v1 import auth_pb as auth
+from micro.rpc.gen.micro.broker.v1 import broker_pb as broker
 from micro.rpc.gen.micro.config.v1 import config_pb as config
+from micro.rpc.gen.micro.events.v1 import events_pb as events
 from micro.rpc.gen.micro.network.v1 import network_pb as network
 from micro.rpc.gen.micro.registry.v1 import registry_pb as registry
 from micro.rpc.gen.micro.runtime.v1 import runtime_pb as runtime
@@ -25,6 +27,8 @@ from micro.rpc.wkt import oneof
 _A, _R, _N, _U = "/micro.auth.v1.", "/micro.registry.v1.Registry/", "/micro.network.v1.Network/", "/micro.runtime.v1."
 _S = "/micro.store.v1."
 _C = "/micro.config.v1.Config/"
+_B = "/micro.broker.v1.Broker/"
+_E = "/micro.events.v1."
 
 
 @dataclass(frozen=True)
@@ -407,6 +411,67 @@ _STORE: Mapping[str, Case] = {
     f"{_S}Backup/Purge": _plain(lambda about: store.PurgeRequest(namespace=about.tenant), fields=False),
 }
 
+_BROKER: Mapping[str, Case] = {
+    f"{_B}Publish": _plain(
+        lambda about: broker.PublishRequest(topic="orders", message=broker.Message(body=b"x"), namespace=about.field)
+    ),
+    f"{_B}Subscribe": _plain(
+        lambda about: broker.SubscribeRequest(topic="orders.*", queue="billing", namespace=about.field),
+        enough=bool,
+    ),
+}
+
+_ALL_EVENTS = events.Start(at=oneof("all", True))
+
+
+def _group(message: Any, **fields: Any) -> Case:
+    """About a group that is made for it."""
+
+    async def make(about: About) -> Any:
+        return message(
+            topic=await about.world.event_topic(about.tenant), group="billing", namespace=about.field, **fields
+        )
+
+    return Case(make)
+
+
+async def _delete_topic(about: About) -> Any:
+    return events.TopicsDeleteRequest(topic=await about.world.event_topic(about.tenant), namespace=about.field)
+
+
+_EVENTS: Mapping[str, Case] = {
+    f"{_E}Stream/Publish": _plain(
+        lambda about: events.PublishRequest(topic="orders", payload=b"x", namespace=about.field)
+    ),
+    f"{_E}Stream/PublishBatch": _plain(
+        lambda about: events.PublishBatchRequest(
+            topic="orders", events=[events.NewEvent(payload=b"x")], namespace=about.field
+        )
+    ),
+    f"{_E}Stream/Consume": _plain(
+        lambda about: [events.ConsumeRequest(topic="kept", from_=_ALL_EVENTS, auto_ack=True, namespace=about.field)],
+        enough=lambda told: any(one.events for one in told),
+    ),
+    f"{_E}Events/Read": _plain(lambda about: events.ReadRequest(topic="kept", namespace=about.field)),
+    f"{_E}Topics/List": _plain(lambda about: events.TopicsListRequest(namespace=about.field)),
+    f"{_E}Topics/Info": _plain(lambda about: events.TopicsInfoRequest(topic="kept", namespace=about.field)),
+    f"{_E}Topics/Configure": _plain(
+        lambda about: events.TopicsConfigureRequest(
+            topic="orders", retention=events.Retention(age=60), namespace=about.field
+        )
+    ),
+    f"{_E}Topics/Delete": Case(_delete_topic),
+    f"{_E}Topics/Purge": _plain(lambda about: events.TopicsPurgeRequest(namespace=about.tenant), fields=False),
+    f"{_E}Groups/List": _plain(lambda about: events.GroupsListRequest(topic="kept", namespace=about.field)),
+    f"{_E}Groups/Reset": _group(events.GroupsResetRequest, to=_ALL_EVENTS),
+    f"{_E}Groups/Delete": _group(events.GroupsDeleteRequest),
+    f"{_E}DeadLetters/List": _plain(
+        lambda about: events.DeadLettersListRequest(topic="kept", group="billing", namespace=about.field)
+    ),
+    f"{_E}DeadLetters/Redrive": _group(events.DeadLettersRedriveRequest),
+    f"{_E}DeadLetters/Drop": _group(events.DeadLettersDropRequest),
+}
+
 _STANDARD: Mapping[str, Case] = {
     "/grpc.health.v1.Health/Check": _plain(lambda about: health_pb.HealthCheckRequest(), fields=False, of="auth"),
     "/grpc.health.v1.Health/Watch": _plain(
@@ -429,5 +494,15 @@ def _listed(module: Any) -> Any:
     return oneof("list_services", "*")
 
 
-CASES: Mapping[str, Case] = {**_AUTH, **_REGISTRY, **_NETWORK, **_RUNTIME, **_STORE, **_CONFIG, **_STANDARD}
+CASES: Mapping[str, Case] = {
+    **_AUTH,
+    **_REGISTRY,
+    **_NETWORK,
+    **_RUNTIME,
+    **_STORE,
+    **_CONFIG,
+    **_BROKER,
+    **_EVENTS,
+    **_STANDARD,
+}
 """By the path of the endpoint, and what sets the case apart from others of the same."""

@@ -30,7 +30,9 @@ from micro.backends.envoy.ads import EnvoyDataplane
 from micro.backends.files.sources import FileSources
 from micro.backends.jwt.tokens import JwtSigner
 from micro.backends.memory.blobs import MemoryBlobs
+from micro.backends.memory.broker import MemoryBroker
 from micro.backends.memory.builder import MemoryBuilder
+from micro.backends.memory.events import MemoryEvents
 from micro.backends.memory.launcher import MemoryLauncher
 from micro.backends.memory.registry import MemoryRegistry
 from micro.backends.memory.store import MemoryStore
@@ -42,6 +44,7 @@ from micro.backends.stored.identity import StoredIdentity
 from micro.backends.stored.workloads import RuntimeRecords, StoredWorkloads
 from micro.domain.account import Account
 from micro.domain.audience import Audience
+from micro.domain.event import DeadLetter, Event, New, Progress, Retention
 from micro.domain.namespace import Quota
 from micro.domain.token import Claims
 from micro.framework.guard import CoreGuard
@@ -55,11 +58,14 @@ from micro.rpc.gen.micro.runtime.v1 import runtime_pb
 from micro.rpc.gen.micro.store.v1 import store_pb
 from micro.rpc.tokens import JwtVerifier
 from micro.services import _auth_core as core
+from micro.services._events_topics import Topics
 from micro.services._store_databases import Databases
 from micro.services._store_leases import Leases
 from micro.services.auth import AuthService
 from micro.services.blobs import BlobHandler
+from micro.services.broker import BrokerHandler
 from micro.services.config import ConfigService
+from micro.services.events import DeadLettersHandler, EventsHandler, GroupsHandler, StreamHandler, TopicsHandler
 from micro.services.host import Host, RuntimeSettings
 from micro.services.network import NetworkService
 from micro.services.registry import RegistryService
@@ -124,7 +130,7 @@ class World:
             self.signer,
             JwtVerifier(),
             ArgonHasher(passes=1, memory=8),
-            RemoteTenants(as_auth, as_auth, as_auth, as_auth),  # type: ignore[arg-type]
+            RemoteTenants(*[as_auth] * 5),  # type: ignore[arg-type]
             server_secret=SERVER_SECRET,
             public=False,
         )
@@ -154,6 +160,8 @@ class World:
         self.databases = Databases(self.records, lambda name: name in self.policy.namespaces)
         self.leases = Leases(self.databases)
         self.config = ConfigService(MemoryStore(), sealing, exists=lambda name: name in self.policy.namespaces)
+        self.events = MemoryEvents()
+        self.topics = Topics(self.events, lambda name: name in self.policy.namespaces, quota=self.quota)
         self._guard()
 
     def _guard(self) -> None:
@@ -171,6 +179,14 @@ class World:
                 BackupHandler(self.databases, self.blobs.drop),
             ),
             "config": (self.config,),
+            "events": (
+                StreamHandler(self.topics),
+                EventsHandler(self.topics),
+                TopicsHandler(self.topics),
+                GroupsHandler(self.topics),
+                DeadLettersHandler(self.topics),
+            ),
+            "broker": (BrokerHandler(MemoryBroker(), lambda name: name in self.policy.namespaces),),
         }
         for name, handlers in guarded.items():
             guard = CoreGuard(self.policy, SERVER_SECRET)
@@ -299,6 +315,16 @@ class World:
         await self.as_root("/micro.config.v1.Config/Set", request)
         return request.path
 
+    async def event_topic(self, namespace: str, name: str = "") -> str:
+        """Make a topic whose event, which group "billing" could not handle, tells whose it is; return its name."""
+        name, event = name or self.fresh(namespace, "topic"), New("id", f"of {namespace}".encode())
+        await self.events.configure(namespace, name, Retention())
+        await self.events.append(namespace, name, [event])
+        await self.events.advance(namespace, name, "billing", Progress(1))
+        dead = DeadLetter(Event("id", 1, 1, event.payload, {}), 1, "no", 1)
+        await self.events.bury(namespace, name, "billing", dead)
+        return name
+
     async def lock(self, namespace: str) -> tuple[str, str]:
         """Take a lock; return its name and what its holder shows."""
         name = self.fresh(namespace, "lock")
@@ -349,6 +375,7 @@ async def running(home: Path) -> AsyncIterator[World]:
         await world.records.start(stack)
         await world.leases.start(stack)
         await world.config.start(stack)
+        await world.topics.start(stack)
         begin = await world.call(
             "/micro.auth.v1.Setup/Begin", auth_pb.BeginRequest(), [("authorization", f"Bearer {SERVER_SECRET}")]
         )
@@ -373,6 +400,7 @@ async def running(home: Path) -> AsyncIterator[World]:
             await world.record(namespace, f"kept-{namespace}")
             await world.blob(namespace, f"kept-{namespace}")
             await world.setting(namespace, "kept", secret=True)
+            await world.event_topic(namespace, "kept")
         yield world
 
 

@@ -57,6 +57,9 @@ TELLING = {
     "BlobStore/Stat",
     "BlobStore/List",
     "Backup/Dump",
+    "Stream/Consume",
+    "Events/Read",
+    "DeadLetters/List",
 }
 """What answers with things of the tenant's, so that it can be seen that it tells of one and not of the other."""
 

@@ -106,11 +106,12 @@ async def test_a_service_is_who_it_says_and_its_account_goes_with_it(world: Worl
 
 
 async def test_what_a_namespace_holds_is_counted_and_ended_with_it(world: World) -> None:
-    tenants = RemoteTenants(*[client(world)] * 4)
+    tenants = RemoteTenants(*[client(world)] * 5)
     await world.node(A, "by-hand")
     assert (await tenants.count(A), await tenants.count(B), await tenants.count("nowhere")) == (2, 1, 0)
     assert (await tenants.tables(A), await tenants.tables("nowhere")) == (1, 0)
     assert (await tenants.blobs(A), await tenants.blobs("nowhere")) == (1, 0)
+    assert (await tenants.topics(A), await tenants.topics("nowhere")) == (1, 0)
     path, whole = "/micro.auth.v1.Namespaces/Delete", auth.NamespacesDeleteRequest(name=A, force=True)
     part = auth.NamespacesDeleteRequest(name=A)
     assert await kind(world.as_root(path, part)) is Kind.FAILED_PRECONDITION
@@ -123,6 +124,7 @@ async def test_what_a_namespace_holds_is_counted_and_ended_with_it(world: World)
     logs = runtime.LogsRequest(name=SHARED, namespace=A)
     assert await kind(world.as_root("/micro.runtime.v1.Runtime/Logs", logs)) is Kind.NOT_FOUND
     assert await kind(world.login((f"adm-{A}", A))) is Kind.UNAUTHENTICATED
+    assert (await tenants.topics(A), await tenants.topics(B)) == (0, 1)
     assert (await tenants.count(B), await tenants.tables(B), await tenants.blobs(B)) == (1, 1, 1)
     await world.login((f"{SHARED}@latest", B))
     await tenants.end("nowhere")

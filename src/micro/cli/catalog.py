@@ -23,10 +23,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("State", "get and set settings and secrets, with their history"),
     "store": ("State", "read, write and watch records; copy, back up and restore them"),
     "blob": ("State", "write, read, list and delete files of any size"),
+    "events": ("Messaging", "publish, consume and read events; look after topics, groups and dead letters"),
+    "broker": ("Messaging", "publish messages to whoever listens, and listen"),
     "call": ("Call", "call an endpoint with JSON"),
     "stream": ("Call", "call an endpoint and print each message as it arrives"),
     "completion": ("Platform", "print the completion script for bash, zsh or fish"),
 }
 """Command -> (section of the help, what it does). The module is `micro.cli.commands.<command>`."""
 
-SECTIONS = ("Develop", "Call", "State", "Inspect", "Identity", "Platform")
+SECTIONS = ("Develop", "Call", "Messaging", "State", "Inspect", "Identity", "Platform")

@@ -18,7 +18,7 @@ _PATIENCE = 0.5
 _OF_SERVICES = ("call", "stream")
 _OF_RUNNING = ("kill", "logs", "status", "update")
 _GLOBALS = {"env": "environment", "namespace": "namespace"}
-_CORE_LOGS = ("api", "config", "mesh", "nats", "network", "proxy", "registry", "runtime", "store")
+_CORE_LOGS = ("api", "broker", "config", "events", "mesh", "nats", "network", "proxy", "registry", "runtime", "store")
 
 
 def run(words: Sequence[str], session: Session) -> int:

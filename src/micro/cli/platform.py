@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from micro.cli import failures
@@ -104,6 +104,14 @@ class Platform:
             answer = self._anonymous.unary(service, "/grpc.health.v1.Health/Check", b"{}", patience=timeout)
             return str(json.loads(answer or b"{}").get("status", "UNKNOWN"))
 
+    def metadata(self, service: str, timeout: float = 3.0) -> dict[str, str]:
+        """What a core service has the registry show of it; empty for who may not see it."""
+        with contextlib.suppress(Error):
+            found = self._call("registry", "micro.registry.v1.Registry/GetService", self._scoped(name=service), timeout)
+            for one in found.get("services", []):
+                return dict(one.get("metadata", {}))
+        return {}
+
     def proxies(self, timeout: float = 3.0) -> list[dict[str, Any]]:
         """The data planes that the control plane feeds."""
         found = self._call("network", "micro.network.v1.Network/Proxies", {}, timeout)
@@ -154,6 +162,35 @@ class Platform:
             for line in self._transport.stream("config", "/micro.config.v1.Config/Watch", [body]):
                 yield json.loads(line)
 
+    def events(self, endpoint: str, request: Mapping[str, Any], timeout: float = QUICK) -> dict[str, Any]:
+        """Call an endpoint of events, for example "Topics/List"; what is absent is an error like any other."""
+        try:
+            return self._call("events", f"micro.events.v1.{endpoint}", {**self._scoped(), **request}, timeout)
+        except failures.NoServiceError as error:
+            raise Error(error.kind, error.message) from None
+
+    def events_stream(
+        self, endpoint: str, messages: Iterable[Mapping[str, Any]]
+    ) -> Generator[dict[str, Any], None, None]:
+        """Send messages to a stream of events while its answers are yielded; they may be gone through twice."""
+        yield from self._stream("events", f"micro.events.v1.{endpoint}", _Encoded(self._namespace, messages))
+
+    def broker(self, endpoint: str, request: Mapping[str, Any], timeout: float = QUICK) -> None:
+        """Call an endpoint of the broker, for example "Publish"."""
+        self._call("broker", f"micro.broker.v1.Broker/{endpoint}", {**self._scoped(), **request}, timeout)
+
+    def broker_stream(self, endpoint: str, messages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """As `events_stream`."""
+        return self._stream("broker", f"micro.broker.v1.Broker/{endpoint}", _Encoded(self._namespace, messages))
+
+    def _stream(self, service: str, path: str, bodies: Iterable[bytes]) -> Generator[dict[str, Any], None, None]:
+        try:
+            with _translated(service):
+                for line in self._transport.stream(service, f"/{path}", bodies):
+                    yield json.loads(line)
+        except failures.NoServiceError as error:
+            raise Error(error.kind, error.message) from None
+
     def blob_stream(self, endpoint: str, messages: Iterable[bytes], patience: float) -> Iterator[bytes]:
         """As `store_stream`, with protobuf's own messages: bytes as they are."""
         try:
@@ -176,6 +213,19 @@ class Platform:
             answer = self._transport.unary(service, f"/{path}", body, patience=patience)
             found = json.loads(answer or b"{}")
         return found if isinstance(found, dict) else {}
+
+
+class _Encoded:
+    """Messages as JSON, encoded while they are gone through; the first one says the namespace."""
+
+    def __init__(self, namespace: str, messages: Iterable[Mapping[str, Any]]) -> None:
+        self._namespace = namespace
+        self._messages = messages
+
+    def __iter__(self) -> Iterator[bytes]:
+        for number, message in enumerate(self._messages):
+            scope = {} if number else {"namespace": self._namespace}
+            yield json.dumps({**scope, **message}).encode("utf-8")
 
 
 class _Pieces:

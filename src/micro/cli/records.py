@@ -88,6 +88,11 @@ def brief(data: bytes) -> str:
     except UnicodeDecodeError:
         more = "…" if len(data) > _HEX_BYTES else ""
         return f"0x{data[:_HEX_BYTES].hex()}{more}"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """A text as far as a cell of a table shows it."""
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
 
 

@@ -283,7 +283,8 @@ class Durability(enum.Enum):
 
     MEMORY = "lost with the process"
     DISK = "on this machine's disk, synced before it is acknowledged"
-    SERVER = "as safe as the database server keeps it"
+    REPLICATED = "on a majority of the servers that keep it before it is acknowledged"
+    SERVER = "as safe as the server keeps it"
 
 
 def check_key(key: str) -> None:

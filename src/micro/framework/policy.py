@@ -284,6 +284,5 @@ def _rule(told: pb.Rule) -> Rule:
 
 def _namespace(told: pb.Namespace) -> Namespace:
     quota = told.quota or pb.Quota()
-    return Namespace(
-        told.name, Quota(quota.services, quota.instances, quota.requests, quota.upload), created=told.created
-    )
+    limits = Quota(quota.services, quota.instances, quota.requests, quota.upload, quota.topics, quota.events)
+    return Namespace(told.name, limits, created=told.created)

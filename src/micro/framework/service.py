@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import logging
 import os
@@ -12,11 +13,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from micro.domain import names
 from micro.domain.service import Node, Registration
 from micro.framework import client as calls
+from micro.framework import consumers
 from micro.framework import logging as logs
 from micro.framework.guard import RuleGuard
 from micro.framework.policy import Policy, PolicyFollower
@@ -34,6 +36,9 @@ from micro.rpc.registrar import Registrar, RemoteRegistrar
 from micro.rpc.send import Send
 from micro.rpc.tokens import JwtVerifier
 
+if TYPE_CHECKING:
+    from micro.framework.events import Start
+
 __all__ = ["Service", "method"]
 
 _log = logging.getLogger(__name__)
@@ -43,6 +48,7 @@ THREADS = 64
 
 Hook = Callable[..., Awaitable[None]]
 H = TypeVar("H", bound=Hook)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Service(Application):
@@ -63,6 +69,9 @@ class Service(Application):
         registrar: where to register; by default what the environment says.
         guard: who may call; by default the rules of its namespace inside the platform, and everybody elsewhere.
         policy: what the guard decides by; followed from the start on, and the service is not ready before it is known.
+
+    Attributes:
+        consumers: what it does with events and messages.
 
     Raises:
         TypeError: when a handler is none.
@@ -97,6 +106,7 @@ class Service(Application):
         self.version = names.version(os.environ.get("MICRO_SERVICE_VERSION") or version)
         self.metadata = dict(metadata or {})
         self._registrar = registrar
+        self.consumers = consumers.Consumers(wanted)
         self._starting: list[Hook] = []
         self._stopping: list[Hook] = []
 
@@ -111,6 +121,76 @@ class Service(Application):
         self._stopping.append(hook)
         return hook
 
+    def consume(
+        self,
+        topic: str,
+        *,
+        group: str | None = None,
+        as_type: Any = None,
+        concurrency: int = consumers.CONCURRENCY,
+        start: Start = "new",
+        ack_wait: float | None = None,
+        max_deliver: int | None = None,
+        backoff: Sequence[float] = (),
+        max_in_flight: int | None = None,
+    ) -> Callable[[F], F]:
+        """Have a function handle the events of a topic: `@service.consume("orders")`.
+
+        The function, async or a plain one that runs in a thread, takes the event's value as the type of its parameter;
+        or the event, where that is `events.Event[Order]` or has no type. A second parameter is given a Handling. An
+        event is handled when it returns, and tried again when it raises, with the error's text as the reason. Events of
+        one key are handled one after the other.
+
+        Consumers start after the hooks. When the service stops they take nothing new, handlers have three seconds to
+        finish, and what is in hand then is given back as if it had never come. While events cannot be reached the
+        service goes on to answer calls: what is wrong is told in its log.
+
+        Args:
+            group: whose progress this is; the service's name by default, so that its instances share the events.
+            as_type: what the payloads are, where the parameter does not say; see `events`.
+            concurrency: calls of the function at a time.
+            start: where the group begins when it is new; "new" are events from the first start on.
+            ack_wait: as for `events.consume`, like all that follows.
+
+        Raises:
+            TypeError: for a declaration that cannot work.
+        """
+        terms = {
+            "start": start, "ack_wait": ack_wait, "max_deliver": max_deliver, "backoff": backoff,
+            "max_in_flight": max_in_flight,
+        }  # fmt: skip
+
+        def declare(function: F) -> F:
+            self.consumers.consume(topic, group, function, as_type, concurrency, **terms)
+            return function
+
+        return declare
+
+    def subscribe(
+        self, pattern: str, *, queue: str | None = None, as_type: Any = None, concurrency: int = consumers.CONCURRENCY
+    ) -> Callable[[F], F]:
+        """Have a function handle messages of the broker: `@service.subscribe("orders.*")`. They come at most once.
+
+        The function is as for `consume`; it takes the value, or a `broker.Message[Order]`. When it raises, that is
+        logged. When all calls are busy, messages wait a little at the broker; the oldest are dropped there.
+
+        Args:
+            pattern: a topic; "*" in it is any one part, ">" at the end for all that follow.
+            queue: of those who name the same queue each message goes to one; the service's name by default, so that its
+                instances share the messages. Empty for all of them to get everything.
+            as_type: what the bodies are, where the parameter does not say.
+            concurrency: calls of the function at a time.
+
+        Raises:
+            TypeError: for a declaration that cannot work.
+        """
+
+        def declare(function: F) -> F:
+            self.consumers.subscribe(pattern, queue, function, as_type, concurrency)
+            return function
+
+        return declare
+
     def registration(self) -> Registration:
         """What is announced of this instance, as the environment describes it."""
         address = os.environ.get("MICRO_SERVICE_ADDRESS", "")
@@ -121,7 +201,7 @@ class Service(Application):
             version=self.version,
             node=Node(id=node_id, address=address),
             endpoints=schema.endpoints(self.methods),
-            metadata=self.metadata,
+            metadata={**self.metadata, **self.consumers.metadata},
             descriptors=schema.descriptors(self.methods),
         )
 
@@ -137,6 +217,7 @@ class Service(Application):
                 _log.exception("cannot start")
                 await send({"type": "lifespan.startup.failed", "message": f"{self.name} cannot start: {error}"})
                 raise
+            gc.freeze()  # what is there now stays: looking through it again and again would only stop calls
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -155,6 +236,7 @@ class Service(Application):
             stack.push_async_callback(hook)
         for hook in self._starting:
             await (hook(stack) if inspect.signature(hook).parameters else hook())
+        await self.consumers.start(stack)
         registrar = self._registrar or self._environment_registrar()
         address = os.environ.get("MICRO_SERVICE_ADDRESS")
         if registrar is not None and address:
@@ -162,10 +244,13 @@ class Service(Application):
             await presence.start(stack)
 
     async def _open(self, address: str) -> None:
-        """Return once calls are answered, and it is known who may make them."""
+        """Return once calls are answered, it is known who may make them, and its consumers are connected, if events and
+        the broker are there."""
         await accepting(address)
         if self._policy is not None:
             await self._policy.synced()
+            gc.freeze()  # thousands of rules are nothing to look through either
+        await self.consumers.joined(consumers.JOINING)
 
     def _environment_registrar(self) -> Registrar | None:
         target = os.environ.get("MICRO_REGISTRY") or os.environ.get("MICRO_NETWORK")

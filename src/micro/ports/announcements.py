@@ -5,6 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+RUNTIME = "micro.runtime"
+REGISTRY = "micro.registry"
+AUTH = "micro.auth"
+CONFIG = "micro.config"
+TOPICS = (RUNTIME, REGISTRY, AUTH, CONFIG)
+"""Those that there are."""
+
 
 class Announcements(ABC):
     """Tells what happened, to topic `micro.…` of a namespace."""
@@ -15,9 +22,10 @@ class Announcements(ABC):
         when what keeps events is away for long, the oldest untold ones are dropped, and that is logged.
 
         Args:
-            topic: "micro.runtime", "micro.registry", "micro.auth" or "micro.config".
+            topic: one of this module's.
             type_: what happened, as "service.started"; a noun and a verb in the past.
-            data: about whom: what is no secret.
+            data: about whom: what is no secret. The first says what the event is about, and is its key: whoever shares
+                the topic in a group handles events of one in order.
         """
 
 

@@ -39,7 +39,7 @@ class Broker(ABC):
     ) -> AbstractAsyncContextManager[None]:
         """Have what is published to topics of a pattern delivered while the context lasts.
 
-        What is published after it was entered comes, from whichever process. Of those with the same pattern and queue
-        each message goes to one. It goes on by itself after the connection was lost; what was published meanwhile may
-        be missing. Entering raises UNAVAILABLE.
+        What is published after it was entered comes, from whichever process. Of those with the same queue, whatever
+        their patterns, each message goes to one. It goes on by itself after the connection was lost; what was published
+        then may be missing. Entering raises UNAVAILABLE.
         """

@@ -13,7 +13,7 @@ import re
 import ssl
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -24,8 +24,8 @@ from protobuf import DescMethod, Message, message_to_json_value
 from micro.domain import errors, names
 from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
+from micro.rpc import binary, deadline, json_codec
 from micro.rpc import errors as wire
-from micro.rpc import json_codec
 from micro.rpc.context import CURRENT, Context
 from micro.rpc.guard import ACTOR, AUTHORIZATION, REFUSED
 
@@ -60,7 +60,7 @@ _LATE = "the deadline had passed before the call was made"
 class Identity(Protocol):
     """Who makes the calls of a client."""
 
-    async def token(self, audience: Audience) -> str:
+    def token(self, audience: Audience) -> Coroutine[Any, Any, str]:
         """An access token for the services that are called, which holds for a while; empty to call as nobody. Raises
         Error when none can be had."""
         ...
@@ -318,7 +318,7 @@ class Client:
             method = _method(request, endpoint)
             response = cast("type[M]", method.output.type)
             path = f"/{method.parent.type_name}/{method.name}"
-        call = channel.make("unary_unary", path, _to_binary, response.from_binary)
+        call = channel.make("unary_unary", path, binary.encode, response.from_binary)
         return await self.unary(channel, call, request, timeout, sent)
 
     def stream(
@@ -392,12 +392,14 @@ class Client:
         """Our own token for whom is called; empty for nobody's, and where the call names somebody itself."""
         if self.identity is None or any(key == self._header for key, _ in sent):
             return ""
-        audience = _audience(sent)
+        until = None if seconds is None else time.monotonic() + seconds
         try:
-            async with asyncio.timeout(seconds):
-                return await self.identity.token(audience)
-        except TimeoutError:
-            raise errors.deadline_exceeded("the deadline passed before auth had answered") from None
+            # Most often it is at hand; a timer for each call would cost more than all else here.
+            return await deadline.run(self.identity.token(_audience(sent)), until)
+        except Error as error:
+            if error.kind is Kind.DEADLINE_EXCEEDED and until is not None and time.monotonic() >= until - 0.001:
+                raise errors.deadline_exceeded("the deadline passed before auth had answered") from None
+            raise
 
     def _gave_up(self, token: str, refused: _RefusedError) -> bool:
         """Forget a token of ours that a callee did not take. Whether there may be a better one."""
@@ -443,10 +445,6 @@ def _shrunk(wanted: float | None) -> float | None:
     return left if wanted is None else min(wanted, left)
 
 
-def _to_binary(message: Message) -> bytes:
-    return message.to_binary()
-
-
 def _to_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, default=_plain).encode()
 
@@ -483,7 +481,7 @@ class _Typed(ConnectClient):
     def _call(self, kind: str, method: MethodInfo[Any, Any], headers: Any) -> tuple[Channel, Any, Metadata]:
         channel = self._client.channel()
         path = f"/{method.service_name}/{method.name}"
-        call = channel.make(kind, path, _to_binary, method.output.from_binary)
+        call = channel.make(kind, path, binary.encode, method.output.from_binary)
         service = self._service or service_of(method.service_name)
         pairs = dict(headers.items()) if headers else None
         return channel, call, self._client.metadata(service, pairs)

@@ -19,7 +19,7 @@ from protobuf import Message
 
 from micro.domain.errors import Error
 from micro.domain.service import StreamKind
-from micro.rpc import admission, deadline, frames, json_codec, unary
+from micro.rpc import admission, binary, deadline, frames, json_codec, unary
 from micro.rpc import errors as wire
 from micro.rpc.admission import Admission
 from micro.rpc.context import CURRENT, Context, Scope
@@ -41,10 +41,10 @@ class _Proto(Codec[Any, Any]):
         return "proto"
 
     def encode(self, message: Message) -> bytes:
-        return _encode(message.to_binary, self._limit)
+        return _encode(lambda: binary.encode(message), self._limit)
 
     def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
-        return _decode(message_class.from_binary, bytes(data))
+        return _decode(message_class.from_binary, data)
 
 
 class _Json(Codec[Any, Any]):
@@ -68,7 +68,7 @@ def _encode(encode: Callable[[], bytes], limit: int) -> bytes:
         raise wire.to_connect(wire.of(error)) from error
 
 
-def _decode(decode: Callable[[bytes], Any], data: bytes) -> Any:
+def _decode(decode: Callable[[Any], Any], data: bytes | bytearray) -> Any:
     try:
         return decode(data)
     except Exception as error:

@@ -1,12 +1,14 @@
 """From a path to a method: pure, and a single look-up for each request.
 
 `/helloworld` is Helloworld.Call, `/helloworld/call` too, and so are `/helloworld/Helloworld/Call` and
-`/helloworld.Helloworld/Call`. Case, hyphens and underscores make no difference. A dot in a service's name may be
+`/helloworld.Helloworld/Call`. A method that only one other handler has may be written short too: `/events/publish` for
+Stream.Publish. Case, hyphens and underscores make no difference. A dot in a service's name may be
 written as a slash.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -52,6 +54,11 @@ class Resolver(Generic[T]):
                     self._add(f"{prefix}/{method}", target)
                     if names.folded(method) == "call":
                         self._add(prefix, target)
+        count = Counter(names.folded(method) for _, methods in handlers for method in methods)
+        for _, methods in handlers:
+            for method, target in methods.items():
+                for prefix in prefixes if count[names.folded(method)] == 1 else ():
+                    self._add(f"{prefix}/{method}", target)
 
     def _add(self, path: str, target: T) -> None:
         self._paths.setdefault(names.folded(path), target)

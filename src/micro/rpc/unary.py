@@ -13,7 +13,7 @@ from typing import Any
 
 from micro.domain import errors
 from micro.domain.errors import Error
-from micro.rpc import deadline, frames, json_codec
+from micro.rpc import binary, deadline, frames, json_codec
 from micro.rpc import errors as wire
 from micro.rpc.context import Context, Scope
 from micro.rpc.deadline import DisconnectedError
@@ -32,7 +32,7 @@ _JSON = (b"content-type", b"application/json")
 def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False, guard: Guard | None = None) -> Serve:
     """Answer `method` over gRPC. Messages are JSON instead of protobuf when `json`; the answer has `content_type`."""
     decode = json_codec.decoder(method.input) if json else method.input.from_binary
-    encode = json_codec.encode if json else method.output.to_binary
+    encode = json_codec.encode if json else binary.encoder(method.output)
     invoke = method.invoke
     default = method.timeout
     type_header = (b"content-type", content_type)

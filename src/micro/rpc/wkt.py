@@ -6,9 +6,9 @@ import typing
 from typing import TypeVar
 
 from protobuf import Oneof
-from protobuf.wkt import Any, BoolValue, Duration, Struct, UInt32Value
+from protobuf.wkt import Any, BoolValue, Duration, Struct, Timestamp, UInt32Value
 
-__all__ = ["Any", "BoolValue", "Duration", "Oneof", "Struct", "UInt32Value", "oneof"]
+__all__ = ["Any", "BoolValue", "Duration", "Oneof", "Struct", "Timestamp", "UInt32Value", "oneof"]
 
 V = TypeVar("V")
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from micro.backends.envoy import bootstrap, secrets
 from micro.backends.envoy.admin import Admin
+from micro.backends.nats import check as nats_check
 from micro.backends.nats import process as nats
 from micro.backends.process.launcher import LocalLauncher
 from micro.backends.process.launcher_server import LauncherServer
 from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
 from micro.rpc import asgi_server
+from micro.server import catalog
 from micro.server.certificates import Certificates
 from micro.server.first_start import FirstAdmin
 from micro.server.settings import Layout, Settings
@@ -25,6 +27,10 @@ Announce = Callable[[Settings, Layout, FirstAdmin | None], None]
 _KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 _SEALING = ("auth", "config", "runtime")
+
+NATS_READY_SECONDS = 180.0
+"""How long our NATS may take to start."""
+_MESSAGING = ("registry", "broker", "events")
 
 
 def environment() -> dict[str, str]:
@@ -51,6 +57,23 @@ def storage() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
+def messaging(settings: Settings) -> dict[str, str]:
+    """What those get besides who use NATS: its URL, which may hold a password. Nobody else has it."""
+    return {catalog.NATS_URL: settings.nats_url} if settings.nats_url else {}
+
+
+async def check_nats(settings: Settings, layout: Layout, note: Callable[[str], None]) -> None:
+    """Return when the NATS that the settings name, where they name one, can be used; tell what could be better.
+
+    Raises:
+        Error: in one line, see `micro.backends.nats.check`.
+    """
+    if settings.nats_url and settings.uses_nats:
+        found = await nats_check.check(catalog.nats_address(settings, layout), settings.nats_replicas)
+        for line in found.advice:
+            note(line)
+
+
 async def launcher(layout: Layout, stack: AsyncExitStack) -> Launcher:
     """The owner of all processes, with what a killed server left behind ended, offered to the runtime."""
     made = LocalLauncher(layout.processes)
@@ -63,7 +86,7 @@ async def launcher(layout: Layout, stack: AsyncExitStack) -> Launcher:
 def units(settings: Settings, layout: Layout) -> list[Unit]:
     """The platform's processes, the needed first."""
     found = []
-    if settings.registry_state == "nats" and not settings.nats_url:
+    if settings.uses_nats and not settings.nats_url:
         found.append(_nats(settings, layout))
     stateful = tuple(unit.name for unit in found)
     # These start side by side, because importing takes most of their time; each waits for the others by itself.
@@ -73,6 +96,8 @@ def units(settings: Settings, layout: Layout) -> list[Unit]:
     found.append(_core(settings, layout, "runtime", settings.runtime_address, stateful))
     found.append(_core(settings, layout, "store", settings.store_address, ()))
     found.append(_core(settings, layout, "config", settings.config_address, ()))
+    found.append(_core(settings, layout, "broker", settings.broker_address, stateful))
+    found.append(_core(settings, layout, "events", settings.events_address, stateful))
     found.append(_gateway(settings, layout, "mesh", settings.mesh_address))
     found.append(_gateway(settings, layout, "api", settings.api_address))
     found.append(_gateway(settings, layout, "proxy", settings.proxy_address))
@@ -119,7 +144,8 @@ def _nats(settings: Settings, layout: Layout) -> Unit:
         detail=settings.nats_address,
         needs=(),
         spec=lambda: _spec(layout, "nats", server.argv, {}),
-        ready=lambda: nats.ready(server.address, settings.ready_timeout),
+        # It reads all of its topics first: thousands take longer than anything else that starts.
+        ready=lambda: nats.ready(server.address, max(settings.ready_timeout, NATS_READY_SECONDS)),
     )
 
 
@@ -143,6 +169,7 @@ def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tu
         }
         more = {**(builds() if name == "runtime" else {}), **(config_key() if name in _SEALING else {})}
         more |= storage() if name == "store" else {}
+        more |= messaging(settings) if name in _MESSAGING else {}
         return _spec(layout, name, command.argv, {**command.env, **more, **env})
 
     return Unit(

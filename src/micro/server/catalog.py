@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from micro.domain import errors
+from micro.domain.record import Durability
 from micro.ports.blobs import Blobs
+from micro.ports.broker import Broker
+from micro.ports.events import Events
 from micro.ports.identity import IdentityStore
 from micro.ports.lifecycle import Startable
 from micro.ports.registry import Registry
@@ -16,7 +21,13 @@ from micro.ports.store import Now, Store, now
 from micro.server.settings import Layout, Settings
 
 if TYPE_CHECKING:
+    from micro.backends.nats._address import NatsAddress
+    from micro.backends.nats._connection import Connection
     from micro.backends.postgres.store import PostgresStore
+
+
+NATS_URL = "MICRO_NATS_URL"
+"""The variable that names NATS, in the processes that need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,7 @@ class RegistryState:
 
     registry: Registry
     below: tuple[Startable, ...] = ()
+    durability: Durability = Durability.MEMORY
 
 
 def registry(settings: Settings, layout: Layout) -> RegistryState:
@@ -39,18 +51,95 @@ def registry(settings: Settings, layout: Layout) -> RegistryState:
 
             return RegistryState(MemoryRegistry())
         case "nats":
-            from micro.backends.nats._connection import Connection, NatsAddress
-            from micro.backends.nats.process import load_credentials
-            from micro.backends.nats.registry import NatsRegistry
+            from micro.backends.nats.registry import PATIENCE_SECONDS, NatsRegistry
 
-            if settings.nats_url:
-                address = NatsAddress.parse(settings.nats_url)
-            else:
-                address = load_credentials(layout.nats / "credentials.json")
-            connection = Connection(address, "micro-registry")
-            return RegistryState(NatsRegistry(connection), (connection,))
+            connection = nats_connection(settings, layout, "registry")
+            patience = _patience(settings, PATIENCE_SECONDS)
+            state = NatsRegistry(connection, replicas=settings.nats_replicas, patience=patience)
+            return RegistryState(state, (connection,), connection.durability(settings.nats_replicas))
         case other:
             raise errors.invalid_argument(f"MICRO_REGISTRY_STATE={other!r}: use nats or memory")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerState:
+    """A backend of the broker, and what has to be started before it."""
+
+    broker: Broker
+    below: tuple[Startable, ...] = ()
+
+
+def broker(settings: Settings, layout: Layout) -> BrokerState:
+    """What carries messages, not started yet."""
+    if settings.messaging == "memory":
+        from micro.backends.memory.broker import MemoryBroker
+
+        return BrokerState(MemoryBroker())
+    from micro.backends.nats.broker import NatsBroker
+
+    connection = nats_connection(settings, layout, "broker")
+    return BrokerState(NatsBroker(connection), (connection,))
+
+
+@dataclass(frozen=True, slots=True)
+class EventsState:
+    """A backend of event streams, and what has to be started before it."""
+
+    events: Events
+    below: tuple[Startable, ...] = ()
+
+
+def events(settings: Settings, layout: Layout) -> EventsState:
+    """Where events are kept, not started yet."""
+    if settings.messaging == "memory":
+        from micro.backends.memory.events import MemoryEvents
+
+        return EventsState(MemoryEvents())
+    from micro.backends.nats.events import PATIENCE_SECONDS, NatsEvents
+
+    connection = nats_connection(settings, layout, "events")
+    patience = _patience(settings, PATIENCE_SECONDS)
+    return EventsState(NatsEvents(connection, replicas=settings.nats_replicas, patience=patience), (connection,))
+
+
+def nats_connection(settings: Settings, layout: Layout, name: str) -> Connection:
+    """A connection to NATS of the core service `name`, not started yet: to the one of the settings, else to our own.
+
+    Raises:
+        Error: INVALID_ARGUMENT for what is no URL of NATS, FAILED_PRECONDITION when our own has no credentials yet.
+    """
+    from micro.backends.nats._connection import Connection
+
+    return Connection(nats_address(settings, layout), f"micro-{name}")
+
+
+def _patience(settings: Settings, alone: float) -> float:
+    """Seconds that a request goes on while NATS is away: longer than several servers take to elect another leader,
+    where they do."""
+    return 15.0 if settings.nats_replicas > 1 else alone
+
+
+def nats_address(settings: Settings, layout: Layout) -> NatsAddress:
+    """Where NATS is, and how to be let in. Raises as `nats_connection`."""
+    from micro.backends.nats._address import NatsAddress
+    from micro.backends.nats.process import load_credentials
+
+    if not settings.nats_url:
+        return load_credentials(layout.nats / "credentials.json")
+    # Of the processes only those that need it are given a URL with a password.
+    address = NatsAddress.parse(os.environ.get(NATS_URL) or settings.nats_url)
+    return dataclasses.replace(
+        address,
+        credentials=_path(settings.nats_credentials),
+        nkey=_path(settings.nats_nkey),
+        ca=_path(settings.nats_ca),
+        cert=_path(settings.nats_cert),
+        key=_path(settings.nats_key),
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def identity(settings: Settings, layout: Layout) -> IdentityStore:

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from micro._version import __version__
 from micro.domain import names
 from micro.domain.namespace import Quota
+from micro.domain.record import Durability
 from micro.framework import client as calls
 from micro.framework.guard import CoreGuard
 from micro.framework.policy import Policy, PolicyFollower
@@ -28,6 +29,9 @@ from micro.rpc.tokens import JwtVerifier
 from micro.server import catalog, shared, storage
 from micro.server.settings import Layout, Settings
 from micro.services import _auth_core as core_accounts
+
+if TYPE_CHECKING:
+    from micro.backends.remote.announcements import RemoteAnnouncements
 
 BUILD_SECONDS = 900.0
 """How long a call of the runtime may take: it builds, starts and drains."""
@@ -75,6 +79,12 @@ class Member:
         """Calls to the service at an address, as this one."""
         return Client(address, pool=calls.pool, identity=self._identity)
 
+    def announcements(self) -> RemoteAnnouncements:
+        """What tells of this one's doings, once it is started."""
+        from micro.backends.remote.announcements import RemoteAnnouncements
+
+        return RemoteAnnouncements(self.client(self._settings.events_address))
+
     def quota(self, namespace: str) -> Quota | None:
         """The limits of a namespace; None when there is no such namespace."""
         found = self.policy.namespaces.get(namespace)
@@ -86,17 +96,20 @@ class Member:
         timeout: float = DEFAULT_TIMEOUT,
         max_message: int = MAX_MESSAGE,
         watch: Callable[[], AsyncIterator[PolicyWatchResponse]] | None = None,
+        durability: Durability | None = None,
     ) -> Service:
         """The service, which registers itself as soon as it knows who may call.
 
         Args:
             watch: how it hears that; from auth by default.
+            durability: of what it keeps, shown by `micro health`.
         """
         auth = self.client(self._settings.auth_address).of(PolicyClient, "auth")
         return Service(
             self._name,
             *handlers,
             version=__version__,
+            metadata={"durability": durability.name.lower()} if durability else None,
             timeout=timeout,
             max_message=max_message,
             registrar=RemoteRegistrar(self.client(self._settings.registry_address)),
@@ -113,6 +126,7 @@ def auth(settings: Settings, layout: Layout) -> Core:
     from micro.services.auth import AuthService
 
     member = Member("auth", settings)
+    announcements = member.announcements()
     service = AuthService(
         catalog.identity(settings, layout),
         JwtSigner(),
@@ -123,10 +137,12 @@ def auth(settings: Settings, layout: Layout) -> Core:
             member.client(settings.registry_address),
             member.client(settings.store_address),
             member.client(settings.config_address),
+            member.client(settings.events_address),
         ),
         server_secret=settings.server_secret,
         public=settings.open,
         local_login=not settings.no_local_login,
+        announcements=announcements,
     )
     read = asyncio.Event()
 
@@ -139,6 +155,7 @@ def auth(settings: Settings, layout: Layout) -> Core:
 
     @app.on_start
     async def start(stack: AsyncExitStack) -> None:
+        await announcements.start(stack)
         await service.start(stack)
         read.set()
 
@@ -152,11 +169,17 @@ def registry(settings: Settings, layout: Layout) -> Core:
 
     state = catalog.registry(settings, layout)
     member = Member("registry", settings)
-    handler = RegistryService(state.registry, exists=lambda namespace: namespace in member.policy.namespaces)
-    app = member.service(handler)
+    announcements = member.announcements()
+    handler = RegistryService(
+        state.registry,
+        exists=lambda namespace: namespace in member.policy.namespaces,
+        announcements=announcements,
+    )
+    app = member.service(handler, durability=state.durability)
 
     @app.on_start
     async def start(stack: AsyncExitStack) -> None:
+        await announcements.start(stack)
         for below in state.below:
             await below.start(stack)
         await handler.start(stack)
@@ -200,6 +223,7 @@ def runtime(settings: Settings, layout: Layout) -> Core:
     from micro.services.runtime import Runtime, Source
 
     member = Member("runtime", settings)
+    announcements = member.announcements()
     namespaces = layout.namespaces(settings.store)
     records = RuntimeRecords(catalog.store(settings, layout, "runtime"), catalog.sealing(layout))
     sources = FileSources(namespaces, foreign=storage.foreign_code(settings, layout))
@@ -215,12 +239,14 @@ def runtime(settings: Settings, layout: Layout) -> Core:
         admin_socket=layout.admin,
         admin=Admin,
         settings=RuntimeSettings(network=settings.mesh_address, ready_timeout=settings.ready_timeout),
+        announcements=announcements,
     )
     handler = Runtime(host, member.quota)
     app = member.service(handler, Source(sources, member.quota), timeout=BUILD_SECONDS)
 
     @app.on_start
     async def start(stack: AsyncExitStack) -> None:
+        await announcements.start(stack)
         await records.start(stack)
         await handler.start(stack)
 
@@ -250,6 +276,7 @@ def store(settings: Settings, layout: Layout) -> Core:
         LeaderHandler(leases),
         BackupHandler(databases, blobs.drop),
         max_message=BATCH_AS_JSON,
+        durability=state.durability,
     )
 
     @app.on_start
@@ -268,19 +295,78 @@ def config(settings: Settings, layout: Layout) -> Core:
     from micro.services.config import ConfigService
 
     member = Member("config", settings)
+    announcements = member.announcements()
     handler = ConfigService(
         catalog.store(settings, layout, "config"),
         catalog.sealing(layout),
         exists=lambda namespace: namespace in member.policy.namespaces,
+        announcements=announcements,
     )
     app = member.service(handler)
+    app.on_start(announcements.start)
     app.on_start(handler.start)
     app.readiness.add("state", lambda: "" if handler.healthy() else "its state cannot be reached")
     return Core(app)
 
 
+def broker(settings: Settings, layout: Layout) -> Core:
+    """Messages to whoever listens."""
+    from micro.services.broker import BrokerHandler
+
+    member = Member("broker", settings)
+    state = catalog.broker(settings, layout)
+    app = member.service(BrokerHandler(state.broker, lambda namespace: namespace in member.policy.namespaces))
+
+    @app.on_start
+    async def start(stack: AsyncExitStack) -> None:
+        for one in (*state.below, state.broker):
+            await one.start(stack)
+
+    app.readiness.add("messages", lambda: "" if state.broker.healthy() else "NATS cannot be reached")
+    return Core(app)
+
+
+def events(settings: Settings, layout: Layout) -> Core:
+    """Event streams: topics, consumer groups, dead letters."""
+    from micro.services._events_topics import Topics
+    from micro.services.events import EventsHandler, StreamHandler
+    from micro.services.events_dead import DeadLettersHandler
+    from micro.services.events_groups import GroupsHandler
+    from micro.services.events_topics import TopicsHandler
+
+    member = Member("events", settings)
+    state = catalog.events(settings, layout)
+    topics = Topics(state.events, lambda namespace: namespace in member.policy.namespaces, quota=member.quota)
+    app = member.service(
+        StreamHandler(topics),
+        EventsHandler(topics),
+        TopicsHandler(topics),
+        GroupsHandler(topics),
+        DeadLettersHandler(topics),
+        durability=state.events.durability,
+    )
+
+    @app.on_start
+    async def start(stack: AsyncExitStack) -> None:
+        for below in state.below:
+            await below.start(stack)
+        await topics.start(stack)
+
+    app.readiness.add("state", lambda: "" if topics.healthy() else "its state cannot be reached")
+    return Core(app)
+
+
 ASSEMBLIES: Mapping[str, Callable[[Settings, Layout], Core]] = MappingProxyType(
-    {"auth": auth, "registry": registry, "network": network, "runtime": runtime, "store": store, "config": config}
+    {
+        "auth": auth,
+        "registry": registry,
+        "network": network,
+        "runtime": runtime,
+        "store": store,
+        "config": config,
+        "broker": broker,
+        "events": events,
+    }
 )
 """How each core service is put together, by name."""
 

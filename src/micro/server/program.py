@@ -66,6 +66,8 @@ class Program:
                     self._certificates.load()
                     background.spawn(stack, self._certificates.follow(self._screen.note), "following the certificate")
                 launcher = await assemble.launcher(self.layout, stack)
+                if not await _unless(stop, assemble.check_nats(self.settings, self.layout, self._screen.note)):
+                    return
                 # Now nobody has the store open that a killed server has left.
                 settling = moving.settle(self.settings, self.layout, self._screen.note)
                 if not await _unless(stop, settling):

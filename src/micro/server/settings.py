@@ -20,10 +20,12 @@ from micro.domain.errors import Error
 from micro.ports.free_address import free_address, free_addresses
 from micro.server import profiles
 
-_FILES = ("tls_cert", "tls_key", "tls_client_ca")
+_NATS_FILES = ("nats_credentials", "nats_nkey", "nats_ca", "nats_cert", "nats_key")
+_FILES = ("tls_cert", "tls_key", "tls_client_ca", *_NATS_FILES)
 _STORES = ("sqlite", "memory")
 _BLOBS = ("files", "memory")
 _POSTGRES = ("postgres://", "postgresql://")
+_USER = re.compile(r"^((?:nats|tls)://)?.*@")
 _DOMAIN = re.compile(r"(?=.{1,190}$)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 
 
@@ -46,8 +48,30 @@ class Settings:
     registry_state: str
     """Backend of the registry's state: "nats" or "memory"."""
 
-    nats_url: str
-    """NATS to use; empty for one of our own, run as a child."""
+    messaging: str
+    """Backend of broker and events: "nats" or "memory"; empty for that of the registry."""
+
+    nats_url: str = dataclasses.field(repr=False)
+    """NATS to use: one address or several, separated by commas; may hold a password. Empty for one of our own, run as
+    a child."""
+
+    nats_replicas: int
+    """How many servers of a NATS cluster keep each message: 1, 3 or 5."""
+
+    nats_credentials: str
+    """File with a NATS user's JWT and seed, as nsc writes it."""
+
+    nats_nkey: str
+    """File with a NATS user's seed."""
+
+    nats_ca: str
+    """File of authorities, PEM, one of which must have signed NATS's certificate; empty for the system's."""
+
+    nats_cert: str
+    """File of the certificate, PEM, that is shown to a NATS that asks for one."""
+
+    nats_key: str
+    """File of its private key, PEM."""
 
     cors_origins: tuple[str, ...]
     """Origins that browsers may call the gateway from; none by default."""
@@ -119,6 +143,12 @@ class Settings:
     config_address: str = ""
     """HOST:PORT of config; chosen at start."""
 
+    broker_address: str = ""
+    """HOST:PORT of the broker; chosen at start."""
+
+    events_address: str = ""
+    """HOST:PORT of events; chosen at start."""
+
     mesh_address: str = ""
     """HOST:PORT that services call each other through; chosen at start."""
 
@@ -132,9 +162,19 @@ class Settings:
         """Whether only this machine reaches the listeners."""
         return all(_is_loopback(where) for where in (self.api_address, self.proxy_address))
 
+    @property
+    def uses_nats(self) -> bool:
+        """Whether anything is kept in NATS or goes over it."""
+        return "nats" in (self.registry_state, self.messaging)
+
+    @property
+    def nats_place(self) -> str:
+        """The URL of NATS without user and password."""
+        return ",".join(_USER.sub(r"\1", part.strip()) for part in self.nats_url.split(","))
+
     def with_ports(self) -> Settings:
         """These settings with what is chosen at start: a free port for each inner address, and the server's secret."""
-        nats, registry, network, runtime, auth, store, config, mesh = free_addresses(8)
+        nats, registry, network, runtime, auth, store, config, broker, events, mesh = free_addresses(10)
         return dataclasses.replace(
             self,
             server_secret=secrets.token_urlsafe(32),
@@ -145,12 +185,14 @@ class Settings:
             runtime_address=runtime,
             store_address=store,
             config_address=config,
+            broker_address=broker,
+            events_address=events,
             mesh_address=mesh,
         )
 
     def dump(self) -> str:
-        """As JSON, for `load`."""
-        return json.dumps({**dataclasses.asdict(self), "home": str(self.home)})
+        """As JSON, for `load`; without the user of NATS, which only those are told who need it."""
+        return json.dumps({**dataclasses.asdict(self), "home": str(self.home), "nats_url": self.nats_place})
 
     @classmethod
     def load(cls, text: str) -> Settings:
@@ -328,13 +370,36 @@ def _checked(settings: Settings) -> Settings:
         raise errors.invalid_argument("MICRO_STORE names no store: use sqlite, memory or postgres://USER@HOST/DATABASE")
     if settings.blobs not in _BLOBS and not settings.blobs.startswith("s3://"):
         raise errors.invalid_argument("MICRO_BLOBS names no storage: use files, memory or s3://BUCKET/PREFIX")
+    if settings.messaging not in ("", "nats", "memory"):
+        raise errors.invalid_argument(f"MICRO_MESSAGING={settings.messaging!r}: use nats or memory")
+    _check_nats(settings)
     if not (_is_loopback(settings.proxy_address) or settings.tls_cert or settings.insecure):
         raise errors.invalid_argument(
             f"--proxy-address {settings.proxy_address} is reached by others, so it needs TLS: give --tls-cert and "
             "--tls-key, or --insecure where something in front of it does that"
         )
     whole: dict[str, Any] = {name: str(Path(path).absolute()) for name in _FILES if (path := getattr(settings, name))}
-    return dataclasses.replace(settings, **whole)
+    return dataclasses.replace(settings, **whole, messaging=settings.messaging or settings.registry_state)
+
+
+def _check_nats(settings: Settings) -> None:
+    """Raises INVALID_ARGUMENT that says which of the variables of NATS do not go together."""
+    if settings.nats_replicas not in (1, 3, 5):
+        raise errors.invalid_argument(f"MICRO_NATS_REPLICAS={settings.nats_replicas} is none of 1, 3 and 5")
+    if not settings.nats_url:
+        given = [name for name in _NATS_FILES if getattr(settings, name)]
+        given += ["nats_replicas"] if settings.nats_replicas > 1 else []
+        if given:
+            raise errors.invalid_argument(
+                f"MICRO_{given[0].upper()} is for a NATS that runs elsewhere: give its address with MICRO_NATS_URL"
+            )
+    if bool(settings.nats_cert) != bool(settings.nats_key):
+        raise errors.invalid_argument("MICRO_NATS_CERT and MICRO_NATS_KEY belong together: give both, or none")
+    ways = [bool(settings.nats_credentials), bool(settings.nats_nkey), settings.nats_url != settings.nats_place]
+    if sum(ways) > 1:
+        raise errors.invalid_argument(
+            "NATS is told one user only: give a user in MICRO_NATS_URL, or MICRO_NATS_CREDENTIALS, or MICRO_NATS_NKEY"
+        )
 
 
 def _is_loopback(where: str) -> bool:

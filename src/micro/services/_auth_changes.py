@@ -10,15 +10,36 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from micro.domain import errors
+from micro.domain import errors, names
 from micro.domain.token import SKEW_SECONDS
+from micro.ports.announcements import AUTH, Announcements, Silent
 from micro.ports.background import OwnedTasks
+from micro.ports.identity import Entry
 
 T = TypeVar("T")
 
 log = logging.getLogger("micro.auth")
 
 STEP = 1e-6
+
+_TYPES = {
+    "account.create": "account.created",
+    "account.delete": "account.deleted",
+    "account.secret": "secret.changed",
+    "account.reset": "secret.changed",
+    "account.scopes": "scopes.changed",
+    "rule.create": "rule.created",
+    "rule.update": "rule.updated",
+    "rule.delete": "rule.deleted",
+    "session.revoke": "session.revoked",
+    "session.end": "session.revoked",
+    "session.reuse": "session.revoked",
+    "key.rotate": "keys.rotated",
+    "namespace.create": "namespace.created",
+    "namespace.quota": "namespace.updated",
+    "namespace.delete": "namespace.deleted",
+}
+"""What is announced of the audit log's actions: not logins, which are many."""
 
 
 class Moments:
@@ -45,9 +66,14 @@ class Moments:
 
 
 class Changes:
-    """What is stored must be told too, even when whoever asked for it has gone in between."""
+    """What is stored must be told too, even when whoever asked for it has gone in between.
 
-    def __init__(self) -> None:
+    Args:
+        announcements: who hears of it, besides those who keep to it.
+    """
+
+    def __init__(self, announcements: Announcements | None = None) -> None:
+        self._announcements = announcements or Silent()
         self._tasks = OwnedTasks()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -64,6 +90,26 @@ class Changes:
     def later(self, subject: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work in its turn, as `run` does; nobody waits for it."""
         self._tasks.spawn(self._reported(subject, work), f"changing {subject}")
+
+    def announce(self, entry: Entry) -> None:
+        """Announce what has just been stored with that line of the audit log. About whom and by whom, no more: the
+        rest is for those who administer the namespace.
+
+        Called in the change itself, so that the order is right.
+        """
+        type_ = _TYPES[entry.action]
+        subject = type_.partition(".")[0]
+        namespace, target = entry.namespace, entry.target
+        if subject == "namespace":
+            namespace = names.DEFAULT_NAMESPACE
+        elif subject in ("rule", "keys"):
+            subject, target = subject.removesuffix("s"), target.partition(": ")[0]
+        elif entry.action.startswith("session.") and "/" not in target:
+            subject = "session"
+        else:
+            subject, target = "account", target.partition("/")[2]
+        by = {"by": entry.actor} if entry.actor else {}  # who shows a token that has served is not known
+        self._announcements.tell(namespace, AUTH, type_, {subject: target, **by})
 
     async def _alone(self, subject: str, work: Callable[[], Awaitable[T]]) -> T | errors.Error:
         """An answer other than success is no fault of the task's."""

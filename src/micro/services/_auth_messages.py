@@ -64,7 +64,12 @@ def to_namespace(namespace: Namespace) -> pb.Namespace:
     return pb.Namespace(
         name=namespace.name,
         quota=pb.Quota(
-            services=quota.services, instances=quota.instances, requests=quota.requests, upload=quota.upload
+            services=quota.services,
+            instances=quota.instances,
+            requests=quota.requests,
+            upload=quota.upload,
+            topics=quota.topics,
+            events=quota.events,
         ),
         created=namespace.created,
     )
@@ -72,7 +77,7 @@ def to_namespace(namespace: Namespace) -> pb.Namespace:
 
 def from_quota(quota: pb.Quota) -> Quota:
     """Raises INVALID_ARGUMENT for limits that cannot be meant."""
-    return Quota(quota.services, quota.instances, quota.requests, quota.upload).checked()
+    return Quota(quota.services, quota.instances, quota.requests, quota.upload, quota.topics, quota.events).checked()
 
 
 def to_session(session: Session) -> pb.Session:

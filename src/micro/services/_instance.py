@@ -66,6 +66,7 @@ class Instance:
         self._serving = False
         self._placeholder = ""
         self._awaited = False
+        self._fresh = False
 
     @property
     def failure(self) -> Failure | None:
@@ -112,11 +113,14 @@ class Instance:
         """End it without loss: out of the registry, out of the routes, drained, stopped."""
         await self._stop_keeping()
         self._move(State.STOPPING)
-        if self._serving and self._exit is not None and not self._exit.done():
+        running = self._exit is not None and not self._exit.done()
+        if self._serving and running:
             await self._leave()
         await self._end_process()
         self._replace_lost()
         self._move(State.STOPPED)
+        if running:
+            self._host.tell(self.wanted, "service.stopped", instance=self.id)
 
     async def _keep_first(self, slot: asyncio.Semaphore) -> None:
         try:
@@ -167,6 +171,13 @@ class Instance:
         self.restarts = self.restarts.failed(ready_for)
         _log.warning("%s (%s): %s; started again in %.1f s", self.wanted, self.id, failure.reason, self.restarts.delay)
         self._move(State.ERROR)
+        self._host.tell(
+            self.wanted,
+            "service.crashed",
+            instance=self.id,
+            reason=failure.reason,
+            restarts=str(self.restarts.count),
+        )
         await self._end_process()
 
     def _lost(self, dead: str) -> None:
@@ -229,6 +240,10 @@ class Instance:
             raise Failure(f"it cannot be started: {error}") from error
         self.pid = info.pid
         self._exits.started(self.id)
+        self._fresh = True
+        self._host.tell(
+            self.wanted, "service.restarted" if self.restarts.count else "service.started", instance=self.id
+        )
         self._changed()
 
     async def _build(self) -> Build:
@@ -281,6 +296,9 @@ class Instance:
         self._serving = True
         self._replace_lost()
         self._move(State.RUNNING)
+        if self._fresh:  # not again after a restart of the runtime, which changes nothing for anybody
+            self._fresh = False
+            self._host.tell(self.wanted, "service.ready", instance=self.id)
 
     async def _routed(self) -> None:
         wanted = self.wanted

@@ -19,7 +19,7 @@ from micro.ports.background import OwnedTasks
 from micro.ports.launcher import ProcessInfo
 from micro.services._instance import Failure, Instance, unwrap
 from micro.services._upkeep import Upkeep
-from micro.services.host import KIND, SERVICE, Exits, Host, Quotas
+from micro.services.host import KIND, SERVICE, Exits, Host, Lasting, Quotas
 
 _log = logging.getLogger(__name__)
 
@@ -102,9 +102,9 @@ class Workloads:
     """Created, read, updated and deleted. Everything asked for goes on when the caller goes away."""
 
     def __init__(self, host: Host, quotas: Quotas) -> None:
-        self._host = host
-        self._quotas = quotas
         self._purged: list[str] = []
+        self._host = host = replace(host, announcements=Lasting(host.announcements, self._purged))
+        self._quotas = quotas
         self._exits = Exits(host)
         self._tasks = OwnedTasks()
         self._entries: dict[Key, Entry] = {}
@@ -194,12 +194,12 @@ class Workloads:
         await self._perform(entry, begin, work, wait=wait, asked=wanted)
         return entry
 
-    async def delete(self, key: Key) -> None:
-        """End it, whatever it is in the middle of. Raises NOT_FOUND."""
+    async def delete(self, key: Key, account: str = "") -> None:
+        """End it, whatever it is in the middle of. `account` is who wants that. Raises NOT_FOUND."""
         entry = self.find(key)
         for operation in entry.changes:
             operation.cancel("it was killed")
-        await self._perform(entry, None, self._delete(entry), wait=True)
+        await self._perform(entry, None, self._delete(entry, account), wait=True)
 
     async def purge(self, namespace: str) -> None:
         """End and remove all of a namespace; until then nothing new begins there. Raises UNAVAILABLE when something
@@ -325,6 +325,7 @@ class Workloads:
         except Error as error:
             await self._undo(entry, error, forget=fresh)
             raise
+        self._host.tell(entry.workload, "service.created", by=entry.workload.owner)
 
     async def _begin_update(self, entry: Entry) -> None:
         await self._host.accounts.ensure(*entry.workload.key)
@@ -335,6 +336,7 @@ class Workloads:
         try:
             await self._host.sources.unpack(upload_id, wanted.key, wanted.generation, wanted.owner)
         except Error as error:
+            self._host.tell(wanted, "service.failed", reason=_first_line(error), by=wanted.owner)
             await self._undo(entry, error, forget=fresh)
             raise
         except BaseException:
@@ -344,6 +346,7 @@ class Workloads:
             self._host.logs.remove(wanted.key)
             await self._roll_out(entry, wanted, shown=True)
         except Error as error:
+            self._host.tell(wanted, "service.failed", reason=_first_line(error), by=wanted.owner)
             await self._undo(entry, error, forget=False)
             raise
         except BaseException:
@@ -382,17 +385,19 @@ class Workloads:
             if wanted.generation != old.generation:
                 await self._host.sources.remove(wanted.key, wanted.generation)
             if isinstance(error, Exception):
-                await self._tell_failed_update(entry, old, error)
+                await self._tell_failed_update(entry, old, error, account)
             raise
+        self._host.tell(wanted, "service.updated", by=account)
         if old.generation and old.generation != wanted.generation:
             await self._host.sources.remove(old.key, old.generation)
             self._upkeep.due()
 
-    async def _tell_failed_update(self, entry: Entry, old: Workload, error: Exception) -> None:
+    async def _tell_failed_update(self, entry: Entry, old: Workload, error: Exception, account: str) -> None:
         if isinstance(error, Error):
             entry.error = error.message
         else:
             entry.error = f"unexpected {type(error).__name__}; see `micro logs runtime`"
+        self._host.tell(old, "update.failed", reason=entry.error.partition("\n")[0], by=account)
         try:
             await self._put(entry, replace(old, error=entry.error))
         except Error as unkept:  # the update's own failure matters more to whoever asked for it
@@ -409,7 +414,11 @@ class Workloads:
             entry.touch()
 
         phase(State.BUILDING)
-        await self._host.builder.build(self._host.sources.folder(wanted.key, wanted.generation))
+        try:
+            await self._host.builder.build(self._host.sources.folder(wanted.key, wanted.generation))
+        except Error as error:
+            self._host.tell(wanted, "build.failed", reason=_first_line(error))
+            raise
         phase(State.STARTING)
         fresh = [self._instance(entry, wanted) for _ in range(wanted.instances)]
         try:
@@ -442,7 +451,7 @@ class Workloads:
         if ends:
             await asyncio.shield(asyncio.gather(*ends))
 
-    async def _delete(self, entry: Entry) -> None:
+    async def _delete(self, entry: Entry, account: str) -> None:
         before, entry.phase = entry.phase, State.STOPPING
         entry.touch()
         try:
@@ -459,6 +468,7 @@ class Workloads:
         except Error as error:  # the next look for what is left over removes it
             _log.warning("%s: its account is left over: %s", entry.workload, error)
         self._entries.pop(entry.workload.key, None)
+        self._host.tell(entry.workload, "service.killed", by=account)
         self._upkeep.due()
 
     async def _end_all(self, key: Key) -> None:
@@ -515,6 +525,11 @@ def _answer(entry: Entry, operation: asyncio.Task[Error | None]) -> Error | None
     except asyncio.CancelledError as cancelled:
         why = cancelled.args[0] if cancelled.args else "the runtime was stopped"
         return errors.aborted(f"{entry.workload} is not ready: {why} meanwhile")
+
+
+def _first_line(error: Error) -> str:
+    """Why, without the output that follows."""
+    return error.message.partition("\n")[0]
 
 
 async def _outcome(instance: Instance) -> Failure | None:

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from micro.domain import errors, names
+from micro.ports.announcements import Announcements
 from micro.ports.clock import Clock, MonotonicClock
 from micro.ports.identity import IdentityStore
 from micro.ports.secrets import SecretHasher
@@ -84,6 +85,7 @@ class AuthService:
         local_login: whether the first admin gets a session for the command line of this host.
         now: seconds since 1970.
         clock: for waiting.
+        announcements: who hears of changes, though not of secrets.
 
     Attributes:
         handlers: of all services of `micro.auth.v1`.
@@ -103,12 +105,13 @@ class AuthService:
         now: Callable[[], float] = time.time,
         clock: Clock | None = None,
         history: int = 4096,
+        announcements: Announcements | None = None,
     ) -> None:
         clock = clock or MonotonicClock()
         self._store = store
         self._clock = clock
         self._moments = moments = Moments(now)
-        self._changes = changes = Changes()
+        self._changes = changes = Changes(announcements)
         self.feed = feed = Feed(public=public, history=history)
         self._keyring = keyring = Keyring(store, signer, verifier, feed, changes, moments)
         sessions = Sessions(store, keyring, feed, changes, moments, server_secret=server_secret)

@@ -56,7 +56,12 @@ class Accountant:
             if await self._store.secret(account.namespace, called) is not None:
                 raise identity.account_exists(account)
         hashed = await self._hashes.hash(secret, entry.actor, entry.address)
-        await self._changes.run(subject(account.namespace), lambda: self._store.create_account(account, hashed, entry))
+
+        async def change() -> None:
+            await self._store.create_account(account, hashed, entry)
+            self._changes.announce(entry)
+
+        await self._changes.run(subject(account.namespace), change)
         return account
 
     async def create_first(
@@ -68,9 +73,14 @@ class Accountant:
         account = dataclasses.replace(account, created=messages.rfc3339(now))
         hashed = await self._hashes.hash(secret, str(actor), address)
         entry = Entry(now, str(actor), "account.create", str(account), account.namespace, address)
-        created = await self._changes.run(
-            subject(account.namespace), lambda: self._store.create_first(account, hashed, entry)
-        )
+
+        async def change() -> bool:
+            created = await self._store.create_first(account, hashed, entry)
+            if created:
+                self._changes.announce(entry)
+            return created
+
+        created = await self._changes.run(subject(account.namespace), change)
         return (account, hashed) if created else None
 
     async def reset(self, account: Account, secret: Secret, actor: Account, address: str) -> tuple[Account, str]:
@@ -87,6 +97,7 @@ class Accountant:
             if found is None or found[0].id != account.id:
                 made = dataclasses.replace(account, created=messages.rfc3339(now))
                 await self._store.create_account(made, fresh, entry)
+                self._changes.announce(dataclasses.replace(entry, action="account.create"))
                 return made
             changed = dataclasses.replace(found[0], scopes=found[0].scopes | account.scopes)
             await self._replace_secret(changed, found[1], fresh, entry)
@@ -103,11 +114,16 @@ class Accountant:
             revoked = self._sessions.ended(account.namespace, account_tag, newest)
             await self._store.replace_account(account, entry, secret=fresh, revoked=revoked)
             self._sessions.tell([revoked])
+            self._changes.announce(entry)
 
         await self._changes.run(auth_sessions.subject(account_tag), replace)
 
-    async def delete(self, namespace: str, id: str, entry: Entry) -> None:  # noqa: A002 - what it is
-        """Remove it; its tokens are refused. Raises NOT_FOUND; FAILED_PRECONDITION for the last admin of "micro"."""
+    async def delete(self, namespace: str, id: str, entry: Entry, *, announced: bool = True) -> None:  # noqa: A002 - what it is
+        """Remove it; its tokens are refused. Raises NOT_FOUND; FAILED_PRECONDITION for the last admin of "micro".
+
+        Args:
+            announced: whether that is announced; not where the namespace goes with it.
+        """
 
         async def change() -> None:
             account, hashed = await self._found(namespace, id)
@@ -119,6 +135,8 @@ class Accountant:
                 revoked = self._sessions.ended(namespace, account_tag, newest)
                 await self._store.delete_account(namespace, id, revoked, entry)
                 self._sessions.tell([revoked])
+                if announced:
+                    self._changes.announce(entry)
 
             await self._changes.run(auth_sessions.subject(account_tag), remove)
 
@@ -140,6 +158,7 @@ class Accountant:
                 revoked = await self._sessions.revoked(namespace, id, account_tag)
                 await self._store.replace_account(changed, entry, revoked=revoked)
                 self._sessions.tell([revoked])
+                self._changes.announce(entry)
 
             await self._changes.run(auth_sessions.subject(account_tag), replace)
             return changed

@@ -52,8 +52,10 @@ class Keyring:
         async def change() -> SigningKey:
             now = self._moments.next()
             key = self._signer.generate(now)
-            await self._store.add_key(key, VALID, caller.entry(ctx, now, "key.rotate", key.kid, ctx.account.namespace))
+            entry = caller.entry(ctx, now, "key.rotate", key.kid, ctx.account.namespace)
+            await self._store.add_key(key, VALID, entry)
             self._take(await self._store.keys())
+            self._changes.announce(entry)
             return key
 
         return await self._changes.run(_SUBJECT, change)

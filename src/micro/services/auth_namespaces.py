@@ -41,6 +41,10 @@ class Tenants(Protocol):
         """How many blobs there are, a thousand for more. Raises UNAVAILABLE when that cannot be told."""
         ...
 
+    async def topics(self, namespace: str) -> int:
+        """How many topics of event streams its own there are. Raises UNAVAILABLE when that cannot be told."""
+        ...
+
     async def end(self, namespace: str) -> None:
         """End and remove all services, with what they left, and all that is stored; return when that is gone."""
         ...
@@ -75,6 +79,7 @@ class NamespacesHandler(Namespaces):
         async def change() -> None:
             await self._store.create_namespace(made, entry)
             self._feed.put_namespace(made)
+            self._changes.announce(entry)
 
         await self._changes.run(_subject(made.name), change)
         return pb.NamespacesCreateResponse(namespace=messages.to_namespace(made))
@@ -98,6 +103,7 @@ class NamespacesHandler(Namespaces):
             changed = dataclasses.replace(found, quota=quota)
             await self._store.replace_namespace(changed, entry)
             self._feed.put_namespace(changed)
+            self._changes.announce(entry)
             return changed
 
         return pb.SetQuotaResponse(namespace=messages.to_namespace(await self._changes.run(_subject(name), change)))
@@ -119,11 +125,13 @@ class NamespacesHandler(Namespaces):
         # The accounts first: when they are gone, nobody of the namespace starts anything any more.
         for account in await self._accountant.all(name):
             entry = caller.entry(ctx, self._moments.now(), "account.delete", str(account), name)
-            await self._accountant.delete(name, account.id, entry)
+            await self._accountant.delete(name, account.id, entry, announced=False)
         # Also where no service is left: who gets the name next must not find output of those who had it.
         await self._tenants.end(name)
-        await self._store.delete_namespace(name, caller.entry(ctx, self._moments.now(), "namespace.delete", name, name))
+        entry = caller.entry(ctx, self._moments.now(), "namespace.delete", name, name)
+        await self._store.delete_namespace(name, entry)
         self._feed.drop_namespace(name)
+        self._changes.announce(entry)
 
     async def _check_empty(self, name: str) -> None:
         held = {
@@ -131,6 +139,7 @@ class NamespacesHandler(Namespaces):
             "record table": await self._tenants.tables(name),
             "blob": await self._tenants.blobs(name),
             "setting": await self._tenants.settings(name),
+            "topic": await self._tenants.topics(name),
             "account": len(await self._accountant.all(name)),
             "rule": self._feed.rule_count(name),
         }

@@ -39,6 +39,7 @@ class RulesHandler(Rules):
                 raise errors.resource_exhausted(f"namespace {wanted.namespace} has {MOST} rules, the most: delete some")
             await self._store.create_rule(wanted, entry)
             self._feed.put_rule(wanted)
+            self._changes.announce(entry)
 
         await self._changes.run(_subject(wanted.namespace), change)
         return pb.RulesCreateResponse(rule=messages.to_rule(wanted))
@@ -52,6 +53,7 @@ class RulesHandler(Rules):
                 return  # nothing to keep in the audit log either
             await self._store.replace_rule(wanted, entry)
             self._feed.put_rule(wanted)
+            self._changes.announce(entry)
 
         await self._changes.run(_subject(wanted.namespace), change)
         return pb.RulesUpdateResponse(rule=messages.to_rule(wanted))
@@ -67,6 +69,7 @@ class RulesHandler(Rules):
         async def change() -> None:
             await self._store.delete_rule(namespace, id, entry)
             self._feed.drop_rule(namespace, id)
+            self._changes.announce(entry)
 
         await self._changes.run(_subject(namespace), change)
         return pb.RulesDeleteResponse()

@@ -120,6 +120,7 @@ class Sessions:
             )
             await self._store.end_sessions(each.namespace, revoked, entry, session=each.id)
             self.tell([revoked])
+            self._changes.announce(entry)
 
     def issue(self, account: Account) -> pb.TokenResponse:
         """Access tokens alone, for an account that is not stored."""
@@ -212,6 +213,7 @@ class Sessions:
             if not await self._store.end_sessions(namespace, revoked, entry, session=session, account=account):
                 raise errors.not_found(f"there is no session {session[:64]} in namespace {namespace}: it has ended")
             self.tell([revoked])
+            self._changes.announce(entry)
 
         await self._changes.run(_subject(session), change)
 
@@ -225,6 +227,7 @@ class Sessions:
             revoked = await self.revoked(namespace, account, account_tag)
             await self._store.end_sessions(namespace, revoked, entry, account=account)
             self.tell([revoked])
+            self._changes.announce(entry)
 
         await self._changes.run(_subject(account_tag), change)
 
@@ -240,6 +243,7 @@ class Sessions:
         entry = Entry(self._moments.now(), "", "session.reuse", who, session.namespace, address, "revoked")
         await self._store.end_sessions(session.namespace, revoked, entry, session=session.id)
         self.tell([revoked])
+        self._changes.announce(entry)
 
     def _sign(self, account: Account, audience: Audience, session: str, now: float) -> str:
         jti, expires = secrets.token_hex(16), now + token.ACCESS_SECONDS

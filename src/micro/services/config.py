@@ -9,16 +9,20 @@ from typing import Any
 from micro.domain import config as rules
 from micro.domain import errors, names
 from micro.domain.config import Document, Leaf, Path, Tree
+from micro.ports import announcements as topics
 from micro.ports import store
+from micro.ports.announcements import Announcements, Silent
 from micro.ports.identity import no_namespace
 from micro.ports.sealing import Sealing
 from micro.ports.store import Now, Store
 from micro.rpc.gen.micro.config.v1 import config_pb as pb
 from micro.rpc.gen.micro.config.v1.config_connect import Config
 from micro.services import _caller as caller
-from micro.services._config_documents import Documents, Edit
+from micro.services._config_documents import Decide, Documents, Edit
 
 PAGE, LONGEST_PAGE = 50, 1000
+
+_TYPES = {"set": "value.set", "delete": "value.deleted", "rollback": "value.rolled_back"}
 
 
 class ConfigService(Config):
@@ -29,6 +33,7 @@ class ConfigService(Config):
         sealing: for secrets. Without a usable key everything but secrets is served.
         exists: whether there is such a namespace.
         clock: milliseconds since 1970.
+        announcements: who hears of changes, though not of values.
     """
 
     def __init__(
@@ -38,10 +43,12 @@ class ConfigService(Config):
         *,
         exists: Callable[[str], bool] = lambda namespace: True,
         clock: Now = store.now,
+        announcements: Announcements | None = None,
     ) -> None:
         self._state = state
         self._documents = Documents(state, sealing, clock)
         self._exists = exists
+        self._announcements = announcements or Silent()
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Open the state, and say in the log when its secrets cannot be opened."""
@@ -78,9 +85,7 @@ class ConfigService(Config):
             return Edit(tree, rules.render(rules.common(kept, given)))
 
         wanted = request.if_revision if request.has_field("if_revision") else None
-        revision = await self._documents.change(
-            namespace, str(ctx.account), "set", rules.written(path), decide, if_revision=wanted
-        )
+        revision = await self._change(ctx, namespace, "set", path, decide, if_revision=wanted)
         return pb.SetResponse(revision=revision)
 
     async def delete(self, request: pb.DeleteRequest, ctx: Any) -> pb.DeleteResponse:
@@ -93,7 +98,7 @@ class ConfigService(Config):
                 raise _missing(namespace, path)
             return Edit(rules.replaced(document.tree, path, None))
 
-        revision = await self._documents.change(namespace, str(ctx.account), "delete", rules.written(path), decide)
+        revision = await self._change(ctx, namespace, "delete", path, decide)
         return pb.DeleteResponse(revision=revision)
 
     async def list(self, request: pb.ListRequest, ctx: Any) -> pb.ListResponse:
@@ -145,7 +150,7 @@ class ConfigService(Config):
                 raise _missing(namespace, path)
             return Edit(rules.replaced(document.tree, path, wanted), "" if wanted is None else rules.render(wanted))
 
-        revision = await self._documents.change(namespace, str(ctx.account), "rollback", rules.written(path), decide)
+        revision = await self._change(ctx, namespace, "rollback", path, decide)
         return pb.RollbackResponse(revision=revision)
 
     async def watch(self, request: pb.WatchRequest, ctx: Any) -> AsyncIterator[pb.WatchResponse]:
@@ -171,6 +176,26 @@ class ConfigService(Config):
             raise errors.invalid_argument("the namespace is missing: say whose config to remove")
         await self._documents.purge(caller.namespace(ctx, request.namespace))
         return pb.PurgeResponse()
+
+    async def _change(
+        self, ctx: Any, namespace: str, action: str, path: Path, decide: Decide, *, if_revision: int | None = None
+    ) -> int:
+        """Change a document, and announce that; returns the new revision. Raises what `Documents.change` raises."""
+        at, secret = rules.written(path), False
+
+        async def decided(document: Document) -> Edit:
+            nonlocal secret
+            edit = await decide(document)
+            touched = (rules.find(document.tree, path), rules.find(edit.tree, path))
+            secret = any(tree is not None and rules.has_secrets(tree) for tree in touched)
+            return edit
+
+        revision = await self._documents.change(
+            namespace, str(ctx.account), action, at, decided, if_revision=if_revision
+        )
+        told = {"path": at, "secret": str(secret).lower(), "revision": str(revision), "by": str(ctx.account)}
+        self._announcements.tell(namespace, topics.CONFIG, _TYPES[action], told)
+        return revision
 
     def _about(self, ctx: Any, asked: str, path: str) -> tuple[str, Path]:
         """Namespace and path of a request. Raises PERMISSION_DENIED, NOT_FOUND and INVALID_ARGUMENT."""

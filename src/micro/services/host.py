@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from micro.domain.namespace import Quota
+from micro.domain.workload import Workload
 from micro.ports.accounts import ServiceAccounts
+from micro.ports.announcements import RUNTIME, Announcements, Silent
 from micro.ports.builder import Builder
 from micro.ports.free_address import free_address
 from micro.ports.launcher import Launcher, ProcessInfo
@@ -74,6 +76,7 @@ class Host:
         admin: what drains the process behind an admin socket.
         environ: the environment of the server, of which processes get what is harmless.
         host: address that services listen on.
+        announcements: who hears what becomes of services.
     """
 
     launcher: Launcher
@@ -89,6 +92,14 @@ class Host:
     settings: RuntimeSettings
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     host: str = "127.0.0.1"
+    announcements: Announcements = field(default_factory=Silent)
+
+    def tell(self, about: Workload, type_: str, **data: str) -> None:
+        """Announce what happened to a workload; see `Announcements.tell`."""
+        said = {name: value for name, value in data.items() if value}
+        self.announcements.tell(
+            about.namespace, RUNTIME, type_, {"service": about.name, "version": about.version, **said}
+        )
 
     def inherited(self) -> dict[str, str]:
         """What a process gets of the server's environment: nothing that belongs to the process that embeds us."""
@@ -101,6 +112,22 @@ class Host:
     def free_address(self) -> str:
         """An address that nothing listens on now. Somebody may be faster: then the process says so and ends."""
         return free_address(self.host)
+
+
+class Lasting(Announcements):
+    """Tells nothing to namespaces that are being removed.
+
+    Args:
+        ending: those; the caller goes on changing it.
+    """
+
+    def __init__(self, announcements: Announcements, ending: Collection[str]) -> None:
+        self._announcements = announcements
+        self._ending = ending
+
+    def tell(self, namespace: str, topic: str, type_: str, data: Mapping[str, str]) -> None:
+        if namespace not in self._ending:
+            self._announcements.tell(namespace, topic, type_, data)
 
 
 class Exits:

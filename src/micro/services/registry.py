@@ -21,6 +21,7 @@ from micro.domain.lease import Leases
 from micro.domain.registrations import Action, Entry, Key, Registrations, Step, Synced
 from micro.domain.service import Change, Registration
 from micro.ports import background, identity
+from micro.ports.announcements import REGISTRY, Announcements, Silent
 from micro.ports.clock import Clock, MonotonicClock
 from micro.ports.registry import Registry as State
 from micro.rpc import convert
@@ -57,6 +58,13 @@ _ACTIONS = {
     Action.EXPIRE: pb.WatchResponse.Action.EXPIRE,
 }
 
+_TYPES = {
+    Action.CREATE: "instance.registered",
+    Action.UPDATE: "instance.updated",
+    Action.DELETE: "instance.deregistered",
+    Action.EXPIRE: "instance.expired",
+}
+
 
 class RegistryService(Registry):
     """The handler of `micro.registry.v1.Registry`.
@@ -67,6 +75,7 @@ class RegistryService(Registry):
         ttl: seconds of a lease where the instance does not say, and after a restart.
         history: how many steps are remembered for watchers; one that falls further behind gets the whole state anew.
         exists: whether there is such a namespace.
+        announcements: who hears of instances that come and go.
     """
 
     def __init__(
@@ -77,8 +86,10 @@ class RegistryService(Registry):
         ttl: float = 90.0,
         history: int = 4096,
         exists: Callable[[str], bool] = lambda namespace: True,
+        announcements: Announcements | None = None,
     ) -> None:
         self._state = state
+        self._announcements = announcements or Silent()
         self._exists = exists
         self._clock = clock or MonotonicClock()
         self._ttl = ttl
@@ -255,7 +266,9 @@ class RegistryService(Registry):
         before = self._view.get(change.key)
         if before is not None:
             self._left(before.registration)
-        self._view.apply(change)
+        step = self._view.apply(change)
+        if step is not None and (before is None or before.registration != change.registration):
+            self._announce(step)
         if change.registration is not None:
             self._arrived(change.registration)
         else:
@@ -272,6 +285,11 @@ class RegistryService(Registry):
         holders.discard(registration.key)
         if not holders:
             del self._addresses[registration.node.address]
+
+    def _announce(self, step: Step) -> None:
+        one = step.registration
+        data = {"service": one.name, "version": one.version, "instance": one.node.id, "address": one.node.address}
+        self._announcements.tell(one.namespace, REGISTRY, _TYPES[step.action], data)
 
     def _tell(self) -> None:
         self._changed.set()

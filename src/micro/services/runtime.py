@@ -140,8 +140,9 @@ class Runtime(runtime_connect.Runtime):
 
     async def delete(self, request: DeleteRequest, ctx: Any) -> DeleteResponse:
         key = _key(request.namespace, request.name, request.version, ctx)
-        _check_may_change(caller.account(ctx), self._workloads.find(key).workload)
-        await self._workloads.delete(key)
+        account = caller.account(ctx)
+        _check_may_change(account, self._workloads.find(key).workload)
+        await self._workloads.delete(key, str(account))
         return DeleteResponse()
 
     async def purge(self, request: PurgeRequest, ctx: Any) -> PurgeResponse:

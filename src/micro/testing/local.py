@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -20,6 +21,16 @@ _WAITING = 8
 """Pieces of an answer that wait until the caller takes them."""
 
 _SERVES: contextvars.ContextVar[str] = contextvars.ContextVar("micro_test_serves", default="")
+
+
+@contextlib.contextmanager
+def serving(service: str) -> Iterator[None]:
+    """Have the calls that are made in the block be those of a service of this process, and those of its tasks."""
+    token = _SERVES.set(service)
+    try:
+        yield
+    finally:
+        _SERVES.reset(token)
 
 
 class _Method(NamedTuple):
@@ -75,7 +86,7 @@ class LocalChannel(Channel):
             async for message in exchange.messages():
                 yield call.decode(message)
         finally:
-            exchange.left.set()
+            exchange.leave()
             serving.cancel()
             await asyncio.wait([serving])
         if not serving.cancelled() and (failure := serving.exception()):
@@ -86,8 +97,9 @@ class _Exchange:
     """One request and its answer, between ASGI and whoever calls."""
 
     def __init__(self, path: str, headers: Mapping[str, str], body: AsyncIterator[bytes]) -> None:
-        self.left = asyncio.Event()
+        self._left = asyncio.Event()
         self._body: AsyncIterator[bytes] | None = body
+        self._piece: asyncio.Task[bytes | None] | None = None
         self._sent: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_WAITING)
         self._scope = {
             "type": "http",
@@ -109,18 +121,32 @@ class _Exchange:
         try:
             await app(self._scope, self._receive, self._sent.put)
         finally:
-            if not self.left.is_set():
+            if not self._left.is_set():
                 await self._sent.put(None)
+
+    def leave(self) -> None:
+        """The caller is gone."""
+        self._left.set()
+        if self._piece is not None:
+            self._piece.cancel()
 
     async def _receive(self) -> dict[str, Any]:
         if self._body is not None:
-            piece = await anext(self._body, None)
-            if piece is not None:
-                return {"type": "http.request", "body": piece, "more_body": True}
-            self._body = None
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await self.left.wait()
+            # A task of its own: whoever gives up waiting for a piece may ask again, and gets that one.
+            if self._piece is None:
+                self._piece = asyncio.create_task(self._next(self._body))  # owned: by this exchange; `leave` ends it
+            await asyncio.wait([self._piece])
+            done, self._piece = self._piece, None
+            if not done.cancelled():
+                piece = done.result()
+                if piece is None:
+                    self._body = None
+                return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+        await self._left.wait()
         return {"type": "http.disconnect"}
+
+    async def _next(self, body: AsyncIterator[bytes]) -> bytes | None:
+        return await anext(body, None)
 
     async def messages(self) -> AsyncIterator[bytes]:
         """The messages of the answer. Raises what it ends with."""

@@ -116,7 +116,7 @@ class FakePlatform:
         self.services = json.loads(json.dumps(SERVICES))
         self.running: dict[tuple[str, str], dict[str, Any]] = {}
         self.uploads: dict[str, bytes] = {}
-        core = ("registry", "auth", "network", "runtime", "store", "config")
+        core = ("registry", "auth", "network", "runtime", "store", "config", "broker", "events")
         self.health = dict.fromkeys(core, "SERVING")
         self.proxies = [
             {"id": "api", "revision": "7"},

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Result, Shell
 from fake_store import FakeStore
+from shell import Result, Shell
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Screen, Shell
 from fake_platform import FakePlatform, Refusal
+from shell import Screen, Shell
 
 from micro.cli import app
 

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Shell
 from fake_platform import FakePlatform
+from shell import Shell
 
 from micro.cli.catalog import COMMANDS
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Result, Shell
 from fake_config import FakeConfig
+from shell import Result, Shell
 
 
 @pytest.fixture

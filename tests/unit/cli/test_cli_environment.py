@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Shell
 from fake_platform import FakePlatform
 from hypothesis import given
 from hypothesis import strategies as st
+from shell import Shell
 
 from micro.cli import environment, failures
 from micro.cli.transport import Address

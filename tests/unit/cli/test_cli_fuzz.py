@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Shell
 from fake_platform import FakePlatform
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shell import Shell
 
 from micro.cli import failures
 

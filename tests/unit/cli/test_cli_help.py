@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Shell
 from fake_platform import FakePlatform
+from shell import Shell
 
 from micro.cli import app, failures
 from micro.cli.catalog import COMMANDS, SECTIONS

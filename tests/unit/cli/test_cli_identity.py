@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Shell
 from fake_auth import FakeAuth
+from shell import Shell
 
 from micro.cli import environment
 from micro.ports.sessions import Sessions, Stored

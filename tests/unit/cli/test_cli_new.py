@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Shell
+from shell import Shell
 
 
 def test_a_new_service_passes_its_test_as_it_is(lonely: Shell, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Result, Screen, Shell
 from fake_store import FakeStore
+from shell import Result, Screen, Shell
 
 from micro.cli import app
 

@@ -14,9 +14,9 @@ def test_a_limit_is_a_number_or_none(quota: Quota) -> None:
     assert quota.checked() == quota
 
 
-@pytest.mark.parametrize("name", ["services", "instances", "requests", "upload"])
+@pytest.mark.parametrize("name", ["services", "instances", "requests", "upload", "topics", "events"])
 def test_a_limit_that_is_out_of_range_is_named(name: str) -> None:
-    for value in (-1, 2**63 if name == "upload" else 2**31):
+    for value in (-1, 2**63 if name in ("upload", "events") else 2**31):
         with pytest.raises(errors.Error, match=f"{name}={value}") as caught:
             Quota(**{name: value}).checked()
         assert caught.value.kind is errors.Kind.INVALID_ARGUMENT

@@ -26,6 +26,7 @@ def resolver(service: str, **handlers: list[str]) -> Resolver[str]:
         ("foo", "/foo", "Foo.Call"),
         ("foo", "/foo/bar", "Foo.Bar"),
         ("foo", "/foo/baz/cat", "Baz.Cat"),
+        ("foo", "/foo/cat", "Baz.Cat"),
         ("foo", "/foo/foo/bar", "Foo.Bar"),
         ("foo", "/foo.Foo/Bar", "Foo.Bar"),
         ("foo", "/pkg.v1.Foo/Bar", "Foo.Bar"),
@@ -65,6 +66,11 @@ def test_short_paths_mean_the_handler_named_like_the_service() -> None:
 def test_short_paths_mean_the_only_handler_and_none_of_two_strangers() -> None:
     assert default("ledger", ["a.Books"]) == "a.Books"
     assert default("ledger", ["a.Books", "a.Audit"]) is None
+
+
+def test_a_method_that_two_strangers_have_is_not_written_short() -> None:
+    found = resolver("foo", a__Bar=["List", "Read"], a__Baz=["List", "Write"])
+    assert (found("/foo/list"), found("/foo/read"), found("/foo/write")) == (None, "Bar.Read", "Baz.Write")
 
 
 def test_the_first_of_two_alike_is_meant() -> None:

@@ -57,6 +57,7 @@ def test_values_have_the_types_of_their_defaults() -> None:
         ({"MICRO_BASE_DOMAIN": "*.example.com"}, "is not a domain"),
         ({"MICRO_PROXY_ADDRESS": "0.0.0.0:8081"}, "--proxy-address 0.0.0.0:8081 is reached by others, so it needs TLS"),
         ({"MICRO_PROXY_ADDRESS": "[::]:8081"}, "needs TLS"),
+        ({"MICRO_MESSAGING": "kafka"}, "MICRO_MESSAGING='kafka': use nats or memory"),
         ({"MICRO_STORE": "mysql://u:hush@h/d"}, "MICRO_STORE names no store: use sqlite, memory or postgres://"),
     ],
 )
@@ -69,7 +70,17 @@ def test_settings_travel_whole(tmp_path: Path) -> None:
     made = settings.read({"MICRO_HOME": str(tmp_path)}).with_ports()
     assert Settings.load(made.dump()) == made
     inner = {made.nats_address, made.registry_address, made.network_address, made.runtime_address, made.mesh_address}
-    assert len(inner | {made.auth_address, made.store_address, made.config_address}) == 8
+    inner |= {made.auth_address, made.store_address, made.config_address, made.broker_address, made.events_address}
+    assert len(inner) == 10
+
+
+def test_messages_go_over_what_the_registry_is_in_unless_a_variable_says_where() -> None:
+    assert settings.read({}).messaging == "nats"
+    assert settings.read({"MICRO_PROFILE": "test"}).messaging == "memory"
+    assert not settings.read({"MICRO_REGISTRY_STATE": "memory"}).uses_nats
+    apart = settings.read({"MICRO_REGISTRY_STATE": "memory", "MICRO_MESSAGING": "nats"})
+    assert (apart.messaging, apart.uses_nats) == ("nats", True)
+    assert settings.read({"MICRO_MESSAGING": "memory"}).uses_nats
 
 
 def test_where_records_are_kept_is_told_by_a_variable_and_not_printed(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ class FakeTenants:
     async def blobs(self, namespace: str) -> int:
         return 0
 
+    async def topics(self, namespace: str) -> int:
+        return 0
+
     async def end(self, namespace: str) -> None:
         if self.broken:
             raise errors.unavailable("the runtime cannot be reached")

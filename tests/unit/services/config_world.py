@@ -16,6 +16,7 @@ from micro.backends.aesgcm.keyring import Keyring
 from micro.backends.aesgcm.sealing import AesGcmSealing
 from micro.backends.memory.store import MemoryStore
 from micro.domain.account import Account
+from micro.ports.announcements import Announcements
 from micro.ports.store import Store
 from micro.rpc.gen.micro.config.v1 import config_pb as pb
 from micro.services.config import ConfigService
@@ -91,12 +92,17 @@ async def running(
     given: str = KEYS[0],
     file: Path = Path("/nonexistent/key"),
     started: bool = False,
+    announcements: Announcements | None = None,
 ) -> AsyncIterator[World]:
     """The service over a store; over one that it shares with others when there are several."""
     async with AsyncExitStack() as stack:
         state = store or MemoryStore()
         service = ConfigService(
-            state, AesGcmSealing(Keyring(given, file)), exists=lambda name: name in ("shop", "rival"), clock=Clock()
+            state,
+            AesGcmSealing(Keyring(given, file)),
+            exists=lambda name: name in ("shop", "rival"),
+            clock=Clock(),
+            announcements=announcements,
         )
         if not started:  # by somebody else, who shares it
             await service.start(stack)

@@ -10,6 +10,7 @@ from callers import calling
 
 from micro.backends.memory.registry import MemoryRegistry
 from micro.domain import errors
+from micro.ports.announcements import Announcements
 from micro.ports.registry import Registry as State
 from micro.rpc.gen.micro.registry.v1 import registry_pb as pb
 from micro.services.registry import RegistryService
@@ -72,11 +73,14 @@ class Client:
 
 @asynccontextmanager
 async def running(
-    state: State | None = None, clock: FakeClock | None = None, history: int = 4096
+    state: State | None = None,
+    clock: FakeClock | None = None,
+    history: int = 4096,
+    announcements: Announcements | None = None,
 ) -> AsyncIterator[tuple[RegistryService, FakeClock]]:
     clock = clock or FakeClock()
     async with AsyncExitStack() as stack:
-        registry = RegistryService(state or MemoryRegistry(), clock=clock, history=history)
+        registry = RegistryService(state or MemoryRegistry(), clock=clock, history=history, announcements=announcements)
         await registry.start(stack)
         yield registry, clock
 

@@ -18,6 +18,7 @@ from micro.backends.aesgcm.keyring import Keyring
 from micro.backends.aesgcm.sealing import AesGcmSealing
 from micro.backends.files.sources import FileSources
 from micro.backends.memory.accounts import MemoryAccounts
+from micro.backends.memory.announcements import MemoryAnnouncements
 from micro.backends.memory.builder import MemoryBuilder
 from micro.backends.memory.launcher import MemoryLauncher
 from micro.backends.memory.store import MemoryStore
@@ -121,6 +122,7 @@ class World:
         default_factory=lambda: RuntimeSettings("127.0.0.1:9", ready_timeout=5, settle=0, reconcile=0.02)
     )
     state: MemoryStore = field(default_factory=MemoryStore)
+    announcements: MemoryAnnouncements = field(default_factory=MemoryAnnouncements)
     launcher: MemoryLauncher = field(init=False)
     records: RuntimeRecords = field(init=False)
     runtime: Runtime = field(init=False)
@@ -152,6 +154,7 @@ class World:
             admin=lambda socket: FakeAdmin(self.traffic, socket),
             settings=self.settings,
             environ={"PATH": "/bin", "LD_PRELOAD": "libpython.so", "MICRO_HOME": "/nowhere"},
+            announcements=self.announcements,
         )
 
     def begin(self, spec: ProcessSpec) -> None:

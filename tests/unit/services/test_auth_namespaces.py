@@ -101,7 +101,7 @@ async def test_there_is_time_for_services_to_end_with_their_namespace(world: Wor
 
 
 async def test_limits_are_replaced_whole(world: World) -> None:
-    quota = pb.Quota(services=1, instances=2, requests=3, upload=2**40)
+    quota = pb.Quota(services=1, instances=2, requests=3, upload=2**40, topics=4, events=2**40)
     changed = await world.call("Namespaces/SetQuota", pb.SetQuotaRequest(name="shop", quota=quota), ADMIN)
     assert changed.namespace.quota == quota
     for request, kind in (

@@ -92,7 +92,7 @@ async def test_streams_flow_both_ways_and_end_when_they_are_left() -> None:
     ("service", "request_", "kind", "said"),
     [
         ("greeter", {"name": "nobody"}, Kind.NOT_FOUND, "there is no nobody: ü"),
-        ("grater", {}, Kind.UNAVAILABLE, "no service 'grater' in this process: there are config, greeter, store"),
+        ("grater", {}, Kind.UNAVAILABLE, "no service 'grater' in this process: there are broker, config, events, "),
         ("greeter", {"name": "late"}, Kind.DEADLINE_EXCEEDED, ""),
     ],
 )  # fmt: skip

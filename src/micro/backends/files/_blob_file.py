@@ -24,6 +24,9 @@ from typing import Any
 from micro.ports.blobs import PIECE_BYTES, Blob, damaged
 
 _MAGIC = b"mcrblob1"
+_AHEAD_BYTES = 8 << 20
+"""What a draft has the disk begin with, rather than leave all of it to the end."""
+
 _END = struct.Struct("<8sQIIII")
 """Magic, bytes of the blob, bytes of the JSON, CRC-32s of the JSON, of the table and of these fields."""
 
@@ -38,6 +41,7 @@ class Draft:
     def __init__(self, folder: Path) -> None:
         self.path = folder / secrets.token_hex(16)
         self.size = 0
+        self._begun = 0
         self._file = os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
         self._digest = hashlib.sha256()
         self._table = array.array("I")
@@ -58,6 +62,15 @@ class Draft:
                     rest = rest[room:]
                     if self.size % PIECE_BYTES == 0:
                         self._end_piece()
+            if self.size - self._begun >= _AHEAD_BYTES and not self._gone:
+                self._begin()
+
+    def _begin(self) -> None:
+        """Have what was added go to disk meanwhile. Nothing waits for it, and `seal` makes sure of it."""
+        self._file.flush()
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
+        self._begun = self.size
 
     def _end_piece(self) -> None:
         self._table.append(self._crc)

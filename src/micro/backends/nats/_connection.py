@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
 
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Server
 from nats.js import JetStreamContext
 
+from micro.backends.nats._address import NatsAddress as NatsAddress
+from micro.backends.nats._client import KeyFileError, NatsClient, NoTlsError, TlsWantedError
 from micro.domain import errors
+from micro.domain.record import Durability
 
 log = logging.getLogger("micro.nats")
 
@@ -29,35 +31,18 @@ REQUEST_SECONDS = 3.0
 _NO_SPACE = frozenset({10023, 10028, 10047, 10054, 10077})
 """JetStream's codes for storage that is full or a message that is too large."""
 
+_TOO_FEW_SERVERS = frozenset({10005, 10074})
+"""JetStream's codes for more replicas than the cluster has servers, down ones counted, or where there is none."""
+
+_NO_JETSTREAM = frozenset({10039, 10076})
+
+_REFUSALS = 3
+"""How often every server may refuse us before `start` gives up: one that starts may not know its users yet."""
+
+_TAILS_A_SECOND = 2000.0
+"""How many tails begin anew in a second after a server of the cluster has gone."""
+
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
-
-
-@dataclass(frozen=True, slots=True)
-class NatsAddress:
-    """Where NATS is and how to be let in.
-
-    Attributes:
-        url: "nats://HOST:PORT", or several, separated by commas.
-        user: empty where the server asks for nothing.
-        password: never printed.
-    """
-
-    url: str
-    user: str = ""
-    password: str = field(default="", repr=False)
-
-    @classmethod
-    def parse(cls, url: str) -> NatsAddress:
-        """Take user and password out of "nats://USER:PASSWORD@HOST:PORT", so that the rest can be shown."""
-        places: list[str] = []
-        user = password = ""
-        for one in url.split(","):
-            scheme, _, rest = one.strip().rpartition("//")
-            userinfo, _, place = rest.rpartition("@")
-            places.append(f"{scheme or 'nats:'}//{place}")
-            if userinfo:
-                user, _, password = userinfo.partition(":")
-        return cls(",".join(places), unquote(user), unquote(password))
 
 
 class Connection:
@@ -73,14 +58,21 @@ class Connection:
         self._address = address
         self._name = name
         self._connect_seconds = connect_seconds
-        self._client = Client()
+        self._client = NatsClient(address, self._server_gone)
         self._up = asyncio.Event()
         self._on_reconnect: set[Callable[[], None]] = set()
         self._unbroken: set[asyncio.Timeout] = set()
         self._cause: Exception | None = None
+        self._refusal = ""
+        self._refusals = 0
+        self._refused = asyncio.Event()
 
     @property
-    def client(self) -> Client:
+    def address(self) -> NatsAddress:
+        return self._address
+
+    @property
+    def client(self) -> NatsClient:
         return self._client
 
     @property
@@ -91,31 +83,50 @@ class Connection:
     def jetstream(self) -> JetStreamContext:
         return self._client.jetstream(timeout=REQUEST_SECONDS)
 
+    def durability(self, replicas: int) -> Durability:
+        """What an acknowledged message outlives that so many servers keep."""
+        return self._address.durability(replicas)
+
     async def start(self, stack: AsyncExitStack) -> None:
-        """Connect, and close when the stack unwinds. Raises UNAVAILABLE when there is no answer in time."""
+        """Connect, and close when the stack unwinds.
+
+        Raises:
+            Error: UNAVAILABLE when there is no answer in time, FAILED_PRECONDITION when the servers do not let us in,
+                or we do not trust them.
+        """
         stack.push_async_callback(self._close)
         connecting = asyncio.create_task(self._connect())  # owned: by this call
+        refused = asyncio.create_task(self._refused.wait())  # owned: by this call
         try:
-            await asyncio.wait([connecting], timeout=self._connect_seconds)
+            await asyncio.wait(
+                [connecting, refused], timeout=self._connect_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
             if not connecting.done():
                 raise TimeoutError
             connecting.result()
         except (TimeoutError, OSError, nats.errors.Error) as error:
+            if self._refusal:
+                raise errors.failed_precondition(f"NATS at {self._address.url}: {self._refusal}") from error
             raise errors.unavailable(
                 f"NATS at {self._address.url} cannot be reached: {_text(self._cause or error)}: is it running?"
             ) from error
         finally:
             # Again and again: `asyncio.wait_for` before Python 3.12, in there, may swallow a cancellation.
-            while not connecting.done():
+            while not (connecting.done() and refused.done()):
                 connecting.cancel()
-                await asyncio.wait([connecting], timeout=0.1)
+                refused.cancel()
+                await asyncio.wait([connecting, refused], timeout=0.1)
         self._up.set()
 
     async def _connect(self) -> None:
+        address = self._address
+        with_key = address.credentials is not None or address.nkey is not None
         await self._client.connect(
-            servers=self._address.url.split(","),
-            user=self._address.user or None,
-            password=self._address.password or None,
+            servers=address.servers,
+            user=address.user or None,
+            password=(address.password or None) if address.user else None,
+            token=(address.password or None) if not address.user else None,
+            signature_cb=self._client.sign if with_key else None,
             name=self._name,
             connect_timeout=2,
             max_reconnect_attempts=-1,
@@ -164,7 +175,8 @@ class Connection:
 
     @asynccontextmanager
     async def reconnects(self, notify: Callable[[], None]) -> AsyncIterator[None]:
-        """Have `notify` called after each time that the connection came back, while the context lasts."""
+        """Have `notify` called while the context lasts, after each time that the connection came back, or that a server
+        of the cluster went: what was subscribed to may have been lost."""
         self._on_reconnect.add(notify)
         try:
             yield
@@ -177,7 +189,12 @@ class Connection:
 
     async def _failed(self, error: Exception) -> None:
         self._cause = error
-        log.debug("NATS at %s: %s", self._address.url, _text(error))
+        if told := _refusal(error):
+            self._refusal = told
+            self._refusals += 1
+            if self._refusals >= _REFUSALS * len(self._address.servers):
+                self._refused.set()
+        log.debug("NATS at %s: %s", self._address.url, told or _text(error))
 
     async def _disconnected(self) -> None:
         if not self._client.is_closed and self._up.is_set():
@@ -191,6 +208,36 @@ class Connection:
         self._up.set()
         for notify in tuple(self._on_reconnect):
             notify()
+
+    def _server_gone(self) -> None:
+        log.info("NATS at %s: a server of the cluster has gone", self._address.url)
+        loop = asyncio.get_running_loop()
+        for count, notify in enumerate(tuple(self._on_reconnect)):
+            # Not all at once: each asks the servers that are left for a consumer.
+            loop.call_later(count / _TAILS_A_SECOND, self._notify, notify)
+
+    def _notify(self, notify: Callable[[], None]) -> None:
+        if notify in self._on_reconnect:
+            notify()
+
+
+def _refusal(error: BaseException | None) -> str:
+    """What to do where trying again does not help: one side does not trust the other; empty for everything else."""
+    if isinstance(error, (NoTlsError, TlsWantedError, KeyFileError)):
+        return str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({error.verify_message}): give the authority's with MICRO_NATS_CA, and a "
+            "host name that the certificate is for"
+        )
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE" in (error.reason or ""):
+        return "it wants a certificate of ours that it trusts: give MICRO_NATS_CERT and MICRO_NATS_KEY"
+    if isinstance(error, nats.errors.AuthorizationError) or "authorization violation" in str(error).lower():
+        return (
+            "it refuses the credentials: check user and password in MICRO_NATS_URL, MICRO_NATS_CREDENTIALS or "
+            "MICRO_NATS_NKEY"
+        )
+    return ""
 
 
 def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
@@ -221,6 +268,12 @@ def _translated_api(error: nats.js.errors.APIError, text: str) -> errors.Error:
     code, err_code = getattr(error, "code", None) or 500, getattr(error, "err_code", None) or 0
     if err_code in _WRONG_LAST_SEQUENCE:
         return errors.aborted(text)
+    if err_code in _TOO_FEW_SERVERS:
+        return errors.failed_precondition(
+            f"{text}: NATS has too few servers for MICRO_NATS_REPLICAS: run as many, or set it to 1"
+        )
+    if err_code in _NO_JETSTREAM:
+        return errors.failed_precondition(f"{text}: start NATS with JetStream, and enable it for this user's account")
     if err_code in _NO_SPACE:
         return errors.resource_exhausted(text)
     if code == 404:

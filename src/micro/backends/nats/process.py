@@ -63,7 +63,7 @@ def prepare(folder: Path, listen: str, name: str = "micro") -> NatsServer:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         credentials = folder / "credentials.json"
         password = load_credentials(credentials).password if credentials.exists() else secrets.token_urlsafe(32)
-        address = NatsAddress(f"nats://{listen}", USER, password)
+        address = NatsAddress(f"nats://{listen}", USER, password, synced=True)
         private_file.write(
             credentials, json.dumps({"url": address.url, "user": address.user, "password": address.password})
         )
@@ -80,7 +80,7 @@ def load_credentials(path: Path) -> NatsAddress:
     """Read what `prepare` wrote. Raises FAILED_PRECONDITION when it is missing or damaged."""
     try:
         record = json.loads(path.read_text())
-        return NatsAddress(str(record["url"]), str(record["user"]), str(record["password"]))
+        return NatsAddress(str(record["url"]), str(record["user"]), str(record["password"]), synced=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.failed_precondition(
             f"{path} cannot be read: {error}: delete it and start the server again"

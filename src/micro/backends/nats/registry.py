@@ -74,8 +74,12 @@ class NatsRegistry(Registry):
         self._patience = patience
 
     async def start(self, stack: AsyncExitStack) -> None:
-        await self._patiently(self._ensure_bucket)
+        await self.prepare()
         background.spawn(stack, self._sweep_for_ever(), "sweeping the registry's state")
+
+    async def prepare(self) -> None:
+        """Make the bucket, or have the one that is there kept by as many servers as it should be."""
+        await self._patiently(self._ensure_bucket)
 
     def healthy(self) -> bool:
         return self._connection.connected
@@ -248,6 +252,9 @@ class NatsRegistry(Registry):
             info = await self._js.stream_info(self._stream)
         except nats.js.errors.NotFoundError:
             info = await self._js.add_stream(config)
+        if (info.config.num_replicas or 1) != self._replicas:
+            # The servers move what it holds while it is used.
+            info = await self._js.update_stream(info.config.evolve(num_replicas=self._replicas))
         if await self._last_or_none(self._horizon_subject) is None:
             await self._publish(self._horizon_subject, str(info.state.last_seq).encode(), None)
 

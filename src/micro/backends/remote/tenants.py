@@ -7,11 +7,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from micro.domain import backoff, errors
+from micro.domain import backoff, errors, topic
 from micro.domain.errors import Error, Kind
 from micro.rpc.client import Client
 from micro.rpc.gen.micro.config.v1 import config_pb
 from micro.rpc.gen.micro.config.v1.config_connect import ConfigClient
+from micro.rpc.gen.micro.events.v1 import events_pb
+from micro.rpc.gen.micro.events.v1.events_connect import TopicsClient
 from micro.rpc.gen.micro.registry.v1 import registry_pb
 from micro.rpc.gen.micro.registry.v1.registry_connect import RegistryClient
 from micro.rpc.gen.micro.runtime.v1 import runtime_pb
@@ -30,16 +32,17 @@ _SILENT = (Kind.UNAVAILABLE, Kind.DEADLINE_EXCEEDED, Kind.CANCELED)
 
 
 class RemoteTenants:
-    """Over the RPCs of `runtime`, `registry`, `store` and `config`, each at its own address; calls need the admin scope
-    of "micro"."""
+    """Over the RPCs of `runtime`, `registry`, `store`, `config` and `events`, each at its own address; calls need the
+    admin scope of "micro"."""
 
-    def __init__(self, runtime: Client, registry: Client, store: Client, config: Client) -> None:
+    def __init__(self, runtime: Client, registry: Client, store: Client, config: Client, events: Client) -> None:
         self._runtime = runtime.of(RuntimeClient, "runtime")
         self._registry = registry.of(RegistryClient, "registry")
         self._store = store.of(StoreClient, "store")
         self._blobs = store.of(BlobStoreClient, "store")
         self._backup = store.of(BackupClient, "store")
         self._config = config.of(ConfigClient, "config")
+        self._topics = events.of(TopicsClient, "events")
 
     async def count(self, namespace: str) -> int:
         """How many services there are, each version counted: run by the runtime, or registered by hand."""
@@ -65,6 +68,12 @@ class RemoteTenants:
         )
         return len(answer.entries) if answer else 0
 
+    async def topics(self, namespace: str) -> int:
+        """How many topics of event streams there are, but for those that the platform itself tells."""
+        request = events_pb.TopicsListRequest(namespace=namespace)
+        answer = await _found(namespace, self._topics.list(request, timeout_ms=_PATIENCE_MS))
+        return sum(not topic.platforms(found.name) for found in answer.topics) if answer else 0
+
     async def end(self, namespace: str) -> None:
         """End and remove all services, with their code and output, then what they and users have stored and set; return
         when that is gone."""
@@ -78,6 +87,8 @@ class RemoteTenants:
         stored, settings = store_pb.PurgeRequest(namespace=namespace), config_pb.PurgeRequest(namespace=namespace)
         await self._forget(namespace, lambda: self._backup.purge(stored, timeout_ms=_PURGE_MS))
         await self._forget(namespace, lambda: self._config.purge(settings, timeout_ms=_PURGE_MS))
+        topics = events_pb.TopicsPurgeRequest(namespace=namespace)
+        await self._forget(namespace, lambda: self._topics.purge(topics, timeout_ms=_PURGE_MS))
 
     async def _forget(self, namespace: str, purge: Callable[[], Awaitable[object]]) -> None:
         """Have what is kept removed, tried again for a while: who starts anew is soon back."""

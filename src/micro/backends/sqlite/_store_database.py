@@ -164,14 +164,15 @@ class Database:
         try:
             while self._queue:
                 async with self._turn:
-                    await self._group(self._next())
+                    await self._group(*self._next())
         finally:
             self._draining = None
 
-    def _next(self) -> list[_Batch]:
-        """Those that go into one transaction. Who was cancelled meanwhile is not among them."""
+    def _next(self) -> tuple[list[_Batch], int | None]:
+        """Those that go into one transaction, and when the first of what they write ends. Who was cancelled meanwhile
+        is not among them."""
         group: list[_Batch] = []
-        size = 0
+        size, due = 0, None
         while self._queue and len(group) < _GROUP and size < _GROUP_BYTES:
             operations, future = self._queue.popleft()
             if not future.done():
@@ -179,9 +180,11 @@ class Database:
                 for each in operations:
                     if isinstance(each, Put):
                         size += len(each.value)
-        return group
+                        if each.expires is not None and (due is None or each.expires < due):
+                            due = each.expires
+        return group, due
 
-    async def _group(self, group: list[_Batch]) -> None:
+    async def _group(self, group: list[_Batch], due: int | None) -> None:
         if not group:
             return
         try:
@@ -189,11 +192,14 @@ class Database:
             batches, now = [operations for operations, _ in group], self._clock()
             if not self.ready:  # it was closed meanwhile
                 await self.open()
-            answers, commits = await self._write(lambda: self.file.write(batches, now))
+            telling = self.watchers > 0
+            answers, commits = await self._write(lambda: self.file.write(batches, now, telling=telling))
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
             await self._failed(group, error)
             return
         self._tell(commits)
+        if due is not None and (self.due is None or due < self.due):
+            self.due = due
         for (_, future), answer in zip(group, answers, strict=True):
             if future.done():
                 continue
@@ -220,10 +226,8 @@ class Database:
             if commit.revision > self.feed.revision + 1:  # something is on disk that nobody was told was
                 self.feed.reset(commit.revision - 1)
             self.feed.add(commit, now)
-            for change in commit.changes:
-                end = change.record.expires
-                if end is not None and (self.due is None or end < self.due):
-                    self.due = end
+        if self.feed.revision != self.file.state.revision:  # somebody may have begun to watch meanwhile: it is on disk
+            self.feed.reset(self.file.state.revision)
         if self.watchers:
             self.feed.shorten(_FEED_BYTES, 0)
         elif commits:

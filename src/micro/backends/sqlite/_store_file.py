@@ -24,7 +24,7 @@ from micro.backends.sqlite._store_rows import (
     record_of,
     verify_heads,
 )
-from micro.backends.sqlite._store_write import Answer, Transaction, load_state
+from micro.backends.sqlite._store_write import Answer, Heads, Transaction, load_state
 from micro.domain import errors, record
 from micro.domain.errors import Kind
 from micro.domain.record import Commit, Keys, Operation, Page, Query, Record, decide
@@ -68,6 +68,7 @@ class StoreFile:
         self._reader: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self._closing: list[sqlite3.Connection] = []
+        self._latest: Heads = {}
         self._log_bytes = 0
         """What the log has grown by since it was taken into the file, about."""
         self._faults = Faults(
@@ -109,26 +110,31 @@ class StoreFile:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def write(self, batches: Sequence[Sequence[Operation]], now: int) -> tuple[list[Answer], list[Commit]]:
-        """Do all batches that can be done in one transaction: an answer each, and what happened."""
+    def write(
+        self, batches: Sequence[Sequence[Operation]], now: int, *, telling: bool = True
+    ) -> tuple[list[Answer], list[Commit]]:
+        """Do all batches that can be done in one transaction: an answer each, and what happened, if that is to be
+        told."""
         if self.absent and not any(_changes(batch, now) for batch in batches):
             return [_answer(batch, now) for batch in batches], []
         try:
             with self._made():
-                transaction, answers = self._transact(now, lambda it: it.batches(batches))
+                transaction, answers = self._transact(now, lambda it: it.batches(batches), telling=telling)
         except errors.Error as error:
             if error.kind is not Kind.RESOURCE_EXHAUSTED or len(batches) == 1:
                 raise
-            return self._one_by_one(batches, now)
+            return self._one_by_one(batches, now, telling)
         return answers, transaction.commits
 
-    def _one_by_one(self, batches: Sequence[Sequence[Operation]], now: int) -> tuple[list[Answer], list[Commit]]:
+    def _one_by_one(
+        self, batches: Sequence[Sequence[Operation]], now: int, telling: bool
+    ) -> tuple[list[Answer], list[Commit]]:
         """There may be room for some."""
         answers: list[Answer] = []
         commits: list[Commit] = []
         for batch in batches:
             try:
-                answer, more = self.write([batch], now)
+                answer, more = self.write([batch], now, telling=telling)
             except errors.Error as error:
                 answers.append(error)
             else:
@@ -166,25 +172,25 @@ class StoreFile:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
-    def _transact(self, now: int, work: Callable[[Transaction], T]) -> tuple[Transaction, T]:
+    def _transact(self, now: int, work: Callable[[Transaction], T], *, telling: bool = True) -> tuple[Transaction, T]:
         with self._told():
             connection = self._writer
             if connection is None:
                 raise errors.unavailable(f"{self.path} is closed")
             connection.execute("BEGIN IMMEDIATE")
             try:
-                transaction = Transaction(connection, self.state, now)
+                transaction = Transaction(connection, self.state, now, self._latest, telling=telling)
                 found = work(transaction)
                 transaction.finish(self._history_bytes, now - int(HISTORY_SECONDS * 1000))
                 connection.execute("COMMIT")
             except BaseException:
+                self._latest.clear()
                 with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back by itself, or will when it is closed
                     connection.execute("ROLLBACK")
                 raise
         self.state = transaction.state
         self._mark.write(self.state.revision)
-        changes = [change for commit in transaction.commits for change in commit.changes]
-        self._log_bytes += sum(2 * len(change.record.value) + _PAGE for change in changes) + 4 * _PAGE
+        self._log_bytes += sum([2 * len(row[-1]) + _PAGE for row in transaction.history]) + 4 * _PAGE
         return transaction, found
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -330,6 +336,7 @@ class StoreFile:
 
     def _connect(self) -> int | None:
         """When the next record ends."""
+        self._latest.clear()
         self._writer = connect(self.path)
         self._writer.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
         with contextlib.suppress(sqlite3.OperationalError):  # as when the disk is full: it can be read

@@ -36,6 +36,7 @@ READ_STATE = "SELECT format, revision, floor, records, total, history, checksum 
 
 _TOTALS = (1 << 63) - 1
 _CAUSES = (Cause.WRITTEN, Cause.DELETED, Cause.EXPIRED)
+_CODES = {cause: code for code, cause in enumerate(_CAUSES)}
 
 RecordRow = tuple[bytes, bytes, int, int | None, int, bytes, bytes]
 HeadRow = tuple[bytes, int, int | None, int]
@@ -145,17 +146,11 @@ def record_of(row: RecordRow) -> Record:
     return Record(key.decode(), value, version, expires, decode_metadata(metadata.decode()) if metadata else {})
 
 
-def history_rows(commit: Commit, rows: Iterable[RecordRow], now: int) -> list[HistoryRow]:
-    """All that a watcher is told, one row a change, of the rows of its records."""
-    changes, first = len(commit.changes), commit.revision * PLACES
-    found: list[HistoryRow] = []
-    for number, (change, row) in enumerate(zip(commit.changes, rows, strict=True), first):
-        tab, key, _, expires, written, metadata, value = row
-        cause = _CAUSES.index(change.cause)
-        found.append(
-            (number, now, changes, cause, tab, key, expires, _told(number, changes, cause, written), metadata, value)
-        )
-    return found
+def history_row(row: RecordRow, now: int, place: int = 0, changes: int = 1, cause: Cause = Cause.WRITTEN) -> HistoryRow:
+    """What a watcher is told of the change that left a record's row, one of so many of its commit."""
+    tab, key, version, expires, written, metadata, value = row
+    number, code = version * PLACES + place, _CODES[cause]
+    return number, now, changes, code, tab, key, expires, _told(number, changes, code, written), metadata, value
 
 
 def history_size(rows: Iterable[HistoryRow]) -> int:

@@ -19,7 +19,7 @@ from micro.backends.sqlite._store_rows import (
     RecordRow,
     State,
     checksum,
-    history_rows,
+    history_row,
     history_size,
     record_of,
     record_row,
@@ -58,16 +58,36 @@ def load_state(connection: sqlite3.Connection) -> State:
     return State.of_row(connection.execute(READ_STATE).fetchone())
 
 
-class Transaction:
-    """One that is under way, begun and ended by its owner, who keeps `state` when it is committed."""
+Head = tuple[int, int | None, int]
+"""Version, expiry and checksum of a record."""
 
-    def __init__(self, connection: sqlite3.Connection, state: State, now: int) -> None:
+Heads = dict[tuple[str, str], Head]
+"""Of records that were written lately, by table and key."""
+
+_HEADS = 2048
+"""That are remembered; when there are more, all are forgotten."""
+
+
+class Transaction:
+    """One that is under way, begun and ended by its owner, who keeps `state` when it is committed.
+
+    Args:
+        heads: what transactions before this one left, which it keeps up to date; to be cleared when it is not
+            committed.
+        telling: whether `commits` is to be filled.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, state: State, now: int, heads: Heads, *, telling: bool = True
+    ) -> None:
         self._connection = connection
         self._cursor = connection.cursor()
         self._now = now
         self.state = replace(state)
         self.commits: list[Commit] = []
-        self._history: list[HistoryRow] = []
+        self.history: list[HistoryRow] = []
+        self._heads = heads
+        self._telling = telling
         self._before: dict[tuple[bytes, bytes], int | None] = {}
         """Checksums of what a batch found."""
 
@@ -79,13 +99,11 @@ class Transaction:
         """A batch of nothing but this, as most are: what `decide` comes to, in fewer steps."""
         revision = self.state.revision + 1
         try:
-            tab, key = put.table.encode(), put.key.encode()
-            there = self._cursor.execute(_FIND, (tab, key)).fetchone()
-            if there is not None:
-                verify_head(tab, key, *there)
+            place = put.table, put.key
+            there = self._heads.get(place) or self._find(place)
             if put.if_version is not None:
-                live = there is not None and (there[1] is None or there[1] > self._now)
-                check_condition(put, Record(put.key, version=there[0]) if live else None)
+                live = there if there is not None and (there[1] is None or there[1] > self._now) else None
+                check_condition(put, None if live is None else Record(put.key, version=live[0]))
             record = Record(put.key, put.value, revision, put.expires, normal(put.metadata) if put.metadata else {})
             row = record_row(put.table, record)
             self._cursor.execute(INSERT_RECORD, row)
@@ -94,8 +112,22 @@ class Transaction:
         except (errors.Error, UnicodeError, TypeError, ValueError, RecursionError) as error:
             return error
         self.state.replace(None if there is None else there[2], row[4])
-        self._record(Commit(revision, (Change(put.table, record),)), (row,))
+        self.state.revision = revision
+        self._heads[place] = row[2:5]
+        self.history.append(history_row(row, self._now))
+        if self._telling:
+            self.commits.append(Commit(revision, (Change(put.table, record),)))
         return Committed(revision, (record,))
+
+    def _find(self, place: tuple[str, str]) -> Head | None:
+        """Raises DamagedError."""
+        table, key = place[0].encode(), place[1].encode()
+        row: Head | None = self._cursor.execute(_FIND, (table, key)).fetchone()
+        if row is not None:
+            verify_head(table, key, *row)
+        if len(self._heads) >= _HEADS:
+            self._heads.clear()
+        return row
 
     def _batch(self, operations: Sequence[Operation]) -> Answer:
         self._before.clear()
@@ -132,6 +164,7 @@ class Transaction:
     def _there(self, operation: Operation) -> Record | None:
         """What is there before an operation, with its value for a Get. Raises DamagedError."""
         place = operation.table.encode(), operation.key.encode()
+        self._heads.pop((operation.table, operation.key), None)
         if isinstance(operation, Get | Delete):
             whole = self._connection.execute(_READ, place).fetchone()
             self._before[place] = None if whole is None else whole[4]
@@ -147,6 +180,7 @@ class Transaction:
         """Remove what has ended, up to SWEPT records; whether there is more."""
         rows = self._connection.execute(_ENDED, (self._now, SWEPT)).fetchall()
         if rows:
+            self._heads.clear()
             revision = self.state.revision + 1
             for row in rows:
                 verify_head(*row)
@@ -159,6 +193,7 @@ class Transaction:
 
     def load(self, kept: Iterator[tuple[bytes, bytes, int | None, bytes, bytes]], above: int) -> int:
         """Put these in place of all that is there; returns how many."""
+        self._heads.clear()
         self._connection.execute("DELETE FROM record")
         self._connection.execute("DELETE FROM history")
         revision = max(self.state.revision, above) + 1
@@ -172,9 +207,9 @@ class Transaction:
 
     def finish(self, history_bytes: int, history_after: int) -> None:
         """Shorten the history where it is too long, and write the state if it changed."""
-        if self.commits:
-            self._connection.executemany(INSERT_HISTORY, self._history)
-            self.state.history += history_size(self._history)
+        if self.history:
+            self._connection.executemany(INSERT_HISTORY, self.history)
+            self.state.history += history_size(self.history)
             self._shorten(history_bytes, history_after)
             self.save()
 
@@ -182,9 +217,12 @@ class Transaction:
         self._connection.execute(WRITE_STATE, self.state.row())
 
     def _record(self, commit: Commit, rows: Sequence[RecordRow]) -> None:
-        self._history += history_rows(commit, rows, self._now)
+        changes = len(commit.changes)
+        for place, (change, row) in enumerate(zip(commit.changes, rows, strict=True)):
+            self.history.append(history_row(row, self._now, place, changes, change.cause))
         self.state.revision = commit.revision
-        self.commits.append(commit)
+        if self._telling:
+            self.commits.append(commit)
 
     def _shorten(self, most_bytes: int, before: int) -> None:
         """A part at a time, but more than is added. The newest commit stays."""

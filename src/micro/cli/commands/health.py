@@ -9,8 +9,10 @@ from micro.cli import failures
 from micro.cli.platform import Platform
 from micro.cli.session import Session
 from micro.domain.errors import Error, Kind
+from micro.domain.record import Durability
 
-_CORE = ("registry", "auth", "network", "runtime", "store", "config")
+_CORE = ("registry", "auth", "network", "runtime", "store", "config", "broker", "events")
+_KEEPING = ("registry", "store", "events")
 _DATA_PLANES = ("mesh", "api", "proxy")
 _READY, _NOT_READY, _DOWN = "ready", "not ready", "down"
 _PAUSE = 0.2
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
                 raise failure
             break
         session.sleep(_PAUSE)
+    checks = [_durable(session.platform, check) for check in checks]
     if args.output == "json":
         session.out.json([check._asdict() for check in checks])
     else:
@@ -86,6 +89,15 @@ def _asked(platform: Platform, name: str) -> Check:
     except Error as error:
         return Check(name, _DOWN, error.message)
     return Check(name, _READY) if status == "SERVING" else Check(name, _NOT_READY, status.lower().replace("_", " "))
+
+
+def _durable(platform: Platform, check: Check) -> Check:
+    """With what an acknowledged change outlives, for those that keep any and say so."""
+    if check.name not in _KEEPING or check.status != _READY:
+        return check
+    name = platform.metadata(check.name).get("durability", "").upper()
+    kept = Durability.__members__.get(name)
+    return check._replace(detail=f"durability {name.lower()}: {kept.value}") if kept else check
 
 
 def _data_planes(platform: Platform, network: Check, trusted: bool) -> list[Check]:

@@ -15,7 +15,8 @@ from micro.cli.session import Session
 from micro.domain import names
 from micro.domain.errors import not_found
 
-_QUOTA = ("services", "instances", "requests", "upload")
+_QUOTA = ("services", "instances", "requests", "upload", "topics", "events")
+_BYTES = ("upload", "events")
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
@@ -88,6 +89,8 @@ def _quota_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instances", metavar="N", type=_number, help="instances of them all")
     parser.add_argument("--requests", metavar="N", type=_number, help="requests a second at the HTTP gateway")
     parser.add_argument("--upload", metavar="SIZE", type=_size, help="of one upload: 500k, 64M, 1G")
+    parser.add_argument("--topics", metavar="N", type=_number, help="topics of event streams")
+    parser.add_argument("--events", metavar="SIZE", type=_size, help="of what event streams keep: 500M, 10G")
     add_output(parser)
 
 
@@ -101,9 +104,8 @@ def _quota(args: argparse.Namespace, session: Session) -> int:
     given = {limit: getattr(args, limit) for limit in _QUOTA if getattr(args, limit) is not None}
     if given:
         limits |= given
-        session.platform.auth(
-            "Namespaces/SetQuota", {"name": name, "quota": limits | {"upload": str(limits["upload"])}}
-        )
+        quota = limits | {limit: str(limits[limit]) for limit in _BYTES}
+        session.platform.auth("Namespaces/SetQuota", {"name": name, "quota": quota})
     if args.output == "json":
         session.out.json(limits)
     else:
@@ -111,6 +113,7 @@ def _quota(args: argparse.Namespace, session: Session) -> int:
         # The runtime takes no more, whatever the quota.
         most = not 0 < limits["upload"] <= pack.LIMIT
         shown["upload"] = f"{pack.LIMIT // 2**20} MB, the most" if most else _shown_size(limits["upload"])
+        shown["events"] = _shown_size(limits["events"]) if limits["events"] else "no limit"
         session.out.table(("LIMIT", "VALUE"), list(shown.items()))
     return failures.OK
 

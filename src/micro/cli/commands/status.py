@@ -1,4 +1,4 @@
-"""`micro status [NAME]`: what runs, and why something does not."""
+"""`micro status [NAME]`: what runs, and why something does not; with --watch as it changes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,54 @@ from micro.domain import names
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME[@VERSION]", nargs="?", default="", help="only this service")
+    parser.add_argument(
+        "-w", "--watch", action="store_true", help="go on showing it as it changes, until Ctrl-C; json: a line each"
+    )
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="json is for programs")
 
 
 def run(args: argparse.Namespace, session: Session) -> int:
+    if not args.watch:
+        return _show(_read(args, session), args, session)
+    from micro.cli import watching
+
+    screen = session.out.terminal and session.environ.get("TERM") != "dumb" and args.output == "table"
+    before: list[dict[str, Any]] | None = None
+
+    def show() -> None:
+        nonlocal before
+        services = _read(args, session, gone=before is not None)
+        if services != before or screen:  # on a screen it tells how long ago, too
+            if before is not None and args.output == "table" and not screen:
+                session.out.line()
+            before = services
+            _show(services, args, session)
+
+    watching.follow(show, session, screen=screen)
+    return failures.OK
+
+
+def _read(args: argparse.Namespace, session: Session, *, gone: bool = False) -> list[dict[str, Any]]:
+    """What was asked for. Raises NoServiceError when that is one service and it is not there, unless it may be gone."""
     name = version = ""
     if args.name:
         name, version = plan.reference(args.name).name, args.name.partition("@")[2]
     services = session.platform.read(name, version)
-    if args.name and not services:
+    if args.name and not services and not gone:
         raise failures.NoServiceError(f"service {args.name!r} is not running: see micro status, or start it: micro run")
+    return services
+
+
+def _show(services: list[dict[str, Any]], args: argparse.Namespace, session: Session) -> int:
     api_address = session.environment.api_address
+    if args.output == "json" and args.watch:
+        session.out.json_line([view.record(one, api_address) for one in services])
+        return failures.OK
     if args.output == "json":
         session.out.json([view.record(one, api_address) for one in services])
+        return failures.OK
+    if not services and args.name:
+        session.err.line(f"{args.name} does not run any more")
         return failures.OK
     if not services:
         make = "make a service: micro new greeter && cd greeter && micro run ."

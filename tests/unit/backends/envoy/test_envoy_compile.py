@@ -165,13 +165,15 @@ def test_what_services_keep_their_state_in_is_routed_outside_for_who_shows_a_tok
         service("config", 2, rpc=["micro.config.v1.Config"]),
         service("runtime", 3, rpc=["micro.runtime.v1.Runtime"]),
         service("storefront", 4),
+        service("broker", 5, rpc=["micro.broker.v1.Broker"]),
+        service("events", 6, rpc=["micro.events.v1.Stream"]),
     )
     made = api_of(found)
-    assert clusters(made) == {"micro|store", "micro|config", "micro|storefront"}
+    assert clusters(made) == {"micro|store", "micro|config", "micro|storefront", "micro|broker", "micro|events"}
     text = json.dumps(made)
     assert "micro.store.v1" not in text
     assert "micro.config.v1" not in text
-    for name in ("store", "config"):
+    for name in ("store", "config", "broker", "events"):
         below = [one for one in trees_by_path(made) if f"/{name}/" in one]
         [tree] = [one[f"/{name}/"]["matcher"] for one in below]
         assert tree["matcherTree"]["input"]["typedConfig"]["headerName"] == "authorization"

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import stat
 import subprocess
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -315,6 +316,59 @@ async def test_nothing_is_kept_in_memory_for_watchers_where_there_are_none(folde
             await watch.commit()
         assert store._databases[DB].feed.bytes == 0
         assert [each.revision for each in await told(store, DB, 0, 2)] == [1, 2]
+
+
+async def test_who_begins_to_watch_while_something_is_written_is_told_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(folder) as store:
+        await store.commit(DB, [put("before")])
+        found = store._databases[DB]
+        written, go_on = threading.Event(), threading.Event()
+        write = found.file.write
+
+        def held(*args: Any, **more: Any) -> Any:
+            answer = write(*args, **more)
+            written.set()
+            go_on.wait(30)
+            return answer
+
+        monkeypatch.setattr(found.file, "write", held)
+        writing = asyncio.ensure_future(store.commit(DB, [put("k")]))  # owned: awaited below
+        assert await asyncio.to_thread(written.wait, 30)
+        async with aclosing(store.watch(DB)) as commits:
+            first = asyncio.ensure_future(anext(commits))  # owned: awaited below
+            while not found.watchers:
+                await asyncio.sleep(0)
+            go_on.set()
+            await writing
+            commit: Commit = await asyncio.wait_for(first, 30)
+        assert [each.record.key for each in commit.changes] == ["k"]
+
+
+async def test_what_is_remembered_of_records_is_what_is_on_disk(folder: Path) -> None:
+    async with opened(folder) as store:
+        first = await store.commit("shop", [put("k")])
+        writer = store._databases["shop"].file._writer
+        assert writer is not None
+        writer.execute("PRAGMA max_page_count = 30").fetchall()
+        second, none = await asyncio.gather(
+            store.commit("shop", [put("k", b"2")]),
+            store.commit("shop", [put("k", bytes(1 << 20))]),  # takes the other one's transaction with it
+            return_exceptions=True,
+        )
+        assert isinstance(none, errors.Error)
+        assert not isinstance(second, BaseException)
+        await refused(Kind.ABORTED, store.commit("shop", [Put("t", "k", if_version=first.revision)]))
+        third = await store.commit("shop", [Put("t", "k", if_version=second.revision)])
+        await store.commit("shop", [Delete("t", "k", if_version=third.revision)])
+        fourth = await store.commit("shop", [Put("t", "k", b"4", if_version=0)])
+        await store.commit("shop", [put("other"), Put("t", "k", b"5", if_version=fourth.revision)])
+        await refused(Kind.ABORTED, store.commit("shop", [Put("t", "k", if_version=fourth.revision)]))
+    async with opened(folder) as store:
+        found = await store.read("shop", "t", "k")
+        assert found is not None
+        assert found.value == b"5"
 
 
 async def test_what_a_slow_watcher_reads_of_a_database_made_anew_is_no_damage(folder: Path) -> None:

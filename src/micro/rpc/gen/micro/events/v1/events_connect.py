@@ -55,6 +55,8 @@ class Stream(Protocol):
         The first answer has no events: it tells the offset that comes next.
         Ends with INVALID_ARGUMENT at an acknowledgement of what was not delivered here, and with ABORTED when the topic or
         the group is removed or reset.
+        Members of a group may ask for different terms: what happens to an event follows those of the member that had it.
+        When a stream breaks off, what was in hand counts as tried and goes to others at once; not after `drain`.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -187,6 +189,8 @@ class StreamClient(ConnectClient):
         The first answer has no events: it tells the offset that comes next.
         Ends with INVALID_ARGUMENT at an acknowledgement of what was not delivered here, and with ABORTED when the topic or
         the group is removed or reset.
+        Members of a group may ask for different terms: what happens to an event follows those of the member that had it.
+        When a stream breaks off, what was in hand counts as tried and goes to others at once; not after `drain`.
         """
         return self.execute_bidi_stream(
             request=request,
@@ -227,6 +231,8 @@ class StreamSync(Protocol):
         The first answer has no events: it tells the offset that comes next.
         Ends with INVALID_ARGUMENT at an acknowledgement of what was not delivered here, and with ABORTED when the topic or
         the group is removed or reset.
+        Members of a group may ask for different terms: what happens to an event follows those of the member that had it.
+        When a stream breaks off, what was in hand counts as tried and goes to others at once; not after `drain`.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -357,6 +363,8 @@ class StreamClientSync(ConnectClientSync):
         The first answer has no events: it tells the offset that comes next.
         Ends with INVALID_ARGUMENT at an acknowledgement of what was not delivered here, and with ABORTED when the topic or
         the group is removed or reset.
+        Members of a group may ask for different terms: what happens to an event follows those of the member that had it.
+        When a stream breaks off, what was in hand counts as tried and goes to others at once; not after `drain`.
         """
         return self.execute_bidi_stream(
             request=request,
@@ -1343,6 +1351,7 @@ class DeadLetters(Protocol):
     async def redrive(self, request: DeadLettersRedriveRequest, ctx: RequestContext[DeadLettersRedriveRequest, DeadLettersRedriveResponse], /) -> DeadLettersRedriveResponse:
         """
         Redrive delivers them to their group again, as if for the first time. One that fails again is a dead letter again.
+        10,000 of a group wait at most: the oldest are taken, and the others can be asked for when those are handled.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -1452,6 +1461,7 @@ class DeadLettersClient(ConnectClient):
     ) -> DeadLettersRedriveResponse:
         """
         Redrive delivers them to their group again, as if for the first time. One that fails again is a dead letter again.
+        10,000 of a group wait at most: the oldest are taken, and the others can be asked for when those are handled.
         """
         return await self.execute_unary(
             request=request,
@@ -1503,6 +1513,7 @@ class DeadLettersSync(Protocol):
     def redrive(self, request: DeadLettersRedriveRequest, ctx: RequestContext[DeadLettersRedriveRequest, DeadLettersRedriveResponse], /) -> DeadLettersRedriveResponse:
         """
         Redrive delivers them to their group again, as if for the first time. One that fails again is a dead letter again.
+        10,000 of a group wait at most: the oldest are taken, and the others can be asked for when those are handled.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -1610,6 +1621,7 @@ class DeadLettersClientSync(ConnectClientSync):
     ) -> DeadLettersRedriveResponse:
         """
         Redrive delivers them to their group again, as if for the first time. One that fails again is a dead letter again.
+        10,000 of a group wait at most: the oldest are taken, and the others can be asked for when those are handled.
         """
         return self.execute_unary(
             request=request,

@@ -447,13 +447,13 @@ class ConsumeRequest(Message[_ConsumeRequestFields]):
             bool auto_ack = 4;
             ```
         ack_wait:
-            Seconds in which an event has to be acknowledged, 30 by default, 3,600 at most; then it is delivered again.
+            Seconds in which an event has to be acknowledged, 30 by default, 0.01 to 3,600; then it is delivered again.
 
             ```proto
             double ack_wait = 5;
             ```
         max_deliver:
-            How often an event is tried before it is a dead letter; 5 by default, -1 for ever. Without a group it is given up.
+            How often an event is tried before it is a dead letter; 5 by default, -1 for ever. Without a group it is forgotten.
 
             ```proto
             int32 max_deliver = 6;
@@ -1658,7 +1658,7 @@ class DeadLettersRedriveResponse(Message[_DeadLettersRedriveResponseFields]):
 
     Attributes:
         count:
-            How many will be delivered again.
+            How many are to be delivered again, with those that were asked for before.
 
             ```proto
             int64 count = 1;

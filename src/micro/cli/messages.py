@@ -1,0 +1,68 @@
+"""What messages and events carry: how it is typed, and how it is shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from micro.cli import copying, failures, records
+from micro.cli.session import Session
+
+_HEX_BYTES = 20
+
+
+def given(word: str | None, name: str, session: Session) -> bytes:
+    """What is to be sent: the text that was typed, the bytes of @FILE, or of standard input for "-" and a pipe.
+
+    Args:
+        name: what the argument is called: "PAYLOAD".
+
+    Raises:
+        UsageError: there is nothing, or the file cannot be read.
+    """
+    if word is None and session.stdin.isatty():
+        raise failures.UsageError(f"{name} is missing: type it after the topic, name a @FILE, or pipe it in")
+    if word in (None, "-"):
+        return copying.piped(session)
+    if not word.startswith("@"):
+        return word.encode("utf-8", "surrogateescape")
+    try:
+        return Path(word[1:]).expanduser().read_bytes()
+    except OSError as error:
+        hint = "text that begins with @ is piped in"
+        raise failures.UsageError(f"cannot read {word[1:]}: {error.strerror}; {hint}") from None
+
+
+def carried(data: bytes, name: str) -> dict[str, Any]:
+    """A payload as `-o json` promises it, under its name: the value of JSON, else text, else base64.
+
+    `encoding` beside it says which of them: "json", "text" or "base64".
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return {name: base64.b64encode(data).decode(), "encoding": "base64"}
+    try:
+        return {name: json.loads(text, parse_constant=_no_json), "encoding": "json"}
+    except (ValueError, RecursionError):
+        return {name: text, "encoding": "text"}
+
+
+def line(data: bytes) -> str:
+    """A payload on one line: its text, what does not print escaped; of other bytes how many, and how they begin."""
+    try:
+        return records.printable(data.decode(), line=True)
+    except UnicodeDecodeError:
+        more = "…" if len(data) > _HEX_BYTES else ""
+        return f"({len(data):,} bytes: 0x{data[:_HEX_BYTES].hex()}{more})"
+
+
+def encoded(data: bytes) -> str:
+    """Bytes as they travel in JSON."""
+    return base64.b64encode(data).decode()
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,260 @@
+"""What event streams in NATS do beyond their contract: lost answers, other settings, long names, a server that goes."""
+
+import asyncio
+import itertools
+import json
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from micro.backends.nats import _follow, _topics
+from micro.backends.nats._connection import Connection
+from micro.backends.nats.events import NatsEvents
+from micro.domain import errors
+from micro.domain.event import New, Progress, Retention
+from micro.domain.record import Durability
+from micro.testing.contracts.events import NS, TOPIC, append, new, ready, refused
+from micro.testing.nats import NatsChild, nats_child
+
+FOR_EVER = Retention(age=0, bytes=0, count=0)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsChild]:
+    with nats_child(tmp_path_factory.mktemp("nats")) as child:
+        yield child
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[NatsChild]:
+    """For who kills it."""
+    with nats_child(tmp_path / "nats") as child:
+        yield child
+
+
+@asynccontextmanager
+async def connected(child: NatsChild, **options: Any) -> AsyncIterator[NatsEvents]:
+    async with AsyncExitStack() as stack:
+        connection = Connection(child.address)
+        await connection.start(stack)
+        events = NatsEvents(connection, **options)
+        await events.start(stack)
+        yield events
+
+
+@pytest.fixture
+async def events(shared: NatsChild) -> AsyncGenerator[NatsEvents]:
+    async with connected(shared) as events:
+        yield events
+        await events.drop(NS)
+
+
+async def asked(events: NatsEvents, name: str, body: dict[str, Any] | None = None) -> Any:
+    return await events._streams.call(name, body)
+
+
+@pytest.mark.parametrize("dedup", [False, True], ids=["plain", "dedup"])
+@pytest.mark.parametrize("count", [1, 5])
+async def test_what_is_sent_again_as_the_answer_was_lost_is_there_once(
+    events: NatsEvents, count: int, dedup: bool
+) -> None:
+    """And is told as what it is: no duplicate."""
+    await ready(events)
+    sent = [new(b"%d" % each, dedup_id=f"d{each}" if dedup else "") for each in range(count)]
+    told: list[Any] = []
+
+    async def answered(message: Any) -> None:
+        told.append(message)
+        events._appends._lost()
+
+    original = events._appends._answered
+    subscription = events._connection.client._subs[next(iter(events._connection.client._subs))]
+    assert subscription.subject.startswith(events._appends._prefix)
+    subscription._cb = answered
+    appending = asyncio.create_task(events.append(NS, TOPIC, sent))
+    async with asyncio.timeout(30):
+        while not told:
+            await asyncio.sleep(0)
+    subscription._cb = original
+    done = await appending
+    assert [(each.id, each.offset, each.duplicate) for each in done] == [
+        (event.id, offset, False) for offset, event in enumerate(sent, 1)
+    ]
+    assert [each.id for each in await events.read(NS, TOPIC, 1, 100)] == [each.id for each in sent]
+    again = await events.append(NS, TOPIC, sent)
+    assert [(each.offset, each.duplicate) for each in again] == [
+        (offset if dedup else offset + count, dedup) for offset in range(1, count + 1)
+    ]
+
+
+async def test_a_full_batch_of_the_largest_and_one_event_too_many_for_one_message(events: NatsEvents) -> None:
+    await ready(events)
+    large = b"x" * (1 << 20)
+    assert [each.offset for each in await append(events, *[large] * 4)] == [1, 2, 3, 4]
+    with pytest.raises(errors.Error) as caught:
+        await append(events, b"x" * (9 << 20))
+    assert caught.value.kind is errors.Kind.RESOURCE_EXHAUSTED
+    assert [each.offset for each in await append(events, b"5")] == [5]
+
+
+async def test_metadata_that_no_header_holds(events: NatsEvents) -> None:
+    await ready(events)
+    metadata = {"control": "\x01" * (16 << 10), "é": "☃" * 100}
+    await events.append(NS, TOPIC, [new(b"{payload}", metadata=metadata)])
+    (found,) = await events.read(NS, TOPIC, 1, 1)
+    assert (found.metadata, found.payload) == (metadata, b"{payload}")
+
+
+async def test_names_too_long_for_a_file(events: NatsEvents) -> None:
+    long = ["a." * 127 + "b", "a." * 127 + "c", "a" * 255, "a" * 254]
+    for name in long:
+        assert len(_topics.stream_of("n" * 63, name)) < 240
+        await ready(events, name)
+        await append(events, name.encode(), topic=name)
+    assert [each.name for each in await events.topics(NS)] == sorted(long)
+    for name in long:
+        assert [each.payload for each in await events.read(NS, name, 1, 10)] == [name.encode()]
+
+
+async def test_more_topics_than_one_answer_lists(events: NatsEvents) -> None:
+    names = [f"t{number:03}" for number in range(260)]
+    await asyncio.gather(*(ready(events, name) for name in names))
+    assert [each.name for each in await events.topics(NS)] == names
+
+
+async def test_no_room_is_set_aside_for_what_may_come(events: NatsEvents) -> None:
+    for number in range(3):
+        await ready(events, f"t{number}", retention=Retention(bytes=1 << 50))
+    assert {each.retention.bytes for each in await events.topics(NS)} == {1 << 50}
+
+
+async def test_a_topic_that_somebody_changed_is_brought_back(events: NatsEvents) -> None:
+    await ready(events)
+    stream = _topics.stream_of(NS, TOPIC)
+    config = (await asked(events, f"STREAM.INFO.{stream}"))["config"]
+    await asked(events, f"STREAM.UPDATE.{stream}", {**config, "duplicate_window": 10**9, "allow_atomic": False})
+    await events.advance(NS, TOPIC, "billing", Progress(1))
+    now = (await asked(events, f"STREAM.INFO.{stream}"))["config"]
+    assert (now["duplicate_window"], now["allow_atomic"]) == (120 * 10**9, True)
+    assert now["metadata"]["micro.id"] == config["metadata"]["micro.id"]
+
+
+async def test_a_topic_of_a_newer_release_is_left_alone(events: NatsEvents) -> None:
+    await ready(events)
+    stream = _topics.stream_of(NS, TOPIC)
+    config = (await asked(events, f"STREAM.INFO.{stream}"))["config"]
+    config["metadata"]["micro.format"] = "2"
+    await asked(events, f"STREAM.UPDATE.{stream}", config)
+    await refused(errors.Kind.FAILED_PRECONDITION, events.configure(NS, TOPIC, Retention()))
+    await refused(errors.Kind.FAILED_PRECONDITION, events.advance(NS, TOPIC, "billing", Progress(1)))
+
+
+async def test_what_others_have_published_there_is_an_event(events: NatsEvents) -> None:
+    await ready(events)
+    await events._connection.jetstream.publish(_topics.subject_of(NS, TOPIC), b"bare")
+    (found,) = await events.read(NS, TOPIC, 1, 10)
+    assert (found.payload, found.offset, dict(found.metadata)) == (b"bare", 1, {})
+
+
+async def test_groups_that_were_left_behind_are_not_those_of_the_new_topic(
+    shared: NatsChild, events: NatsEvents
+) -> None:
+    """Another process has deleted the topic and made it anew, and a late save of its group comes in between."""
+    await ready(events)
+    await events.advance(NS, TOPIC, "billing", Progress(1))
+    async with connected(shared) as other:
+        await other.delete(NS, TOPIC)
+        await events.advance(NS, TOPIC, "billing", Progress(2))
+        await ready(other)
+        assert await other.progress(NS, TOPIC, "billing") is None
+        assert dict(await other.groups(NS, TOPIC)) == {}
+
+
+async def test_nothing_is_read_ahead_that_nobody_takes(events: NatsEvents) -> None:
+    await ready(events)
+    for _ in range(4):
+        await append(events, *[b"x" * 100_000] * 40)
+    client = events._connection.client
+    before = client.stats["in_bytes"]
+    async with aclosing(events.tail(NS, TOPIC, 1)) as batches:
+        taken = len(await anext(batches))
+        for _ in range(20):
+            await events.state(NS, TOPIC)
+        assert client.stats["in_bytes"] - before <= 2 * _follow.PULL_BYTES + 200_000
+        async with asyncio.timeout(30):
+            while taken < 160:
+                taken += len(await anext(batches))
+
+
+async def test_a_million_bytes_are_enough(events: NatsEvents) -> None:
+    """Events of very different sizes: the newest are kept, as many as fit."""
+    await ready(events, retention=Retention(age=0, bytes=1 << 20, count=0))
+    for number in range(60):
+        await append(events, b"x" * (100_000 if number % 10 == 0 else 10_000))
+        if number == 30:
+            await append(events, *[b"y"] * 100)
+    async with asyncio.timeout(30):
+        while (state := await events.state(NS, TOPIC)) is None or state.bytes > (1 << 20) * 17 // 16:
+            await asyncio.sleep(0.01)
+    assert state.last == 160
+    assert state.count >= 20
+
+
+async def test_while_nats_is_away_calls_are_unavailable_after_a_while(child: NatsChild) -> None:
+    async with connected(child, patience=0.3) as events:
+        await ready(events)
+        await append(events, b"1")
+        await events.progress(NS, TOPIC, "billing")
+        child.kill()
+        calls = (
+            append(events, b"2"),
+            append(events, b"3", b"4"),
+            events.read(NS, TOPIC, 1, 1),
+            events.topics(NS),
+            events.advance(NS, TOPIC, "billing", Progress()),
+        )
+        await asyncio.gather(*(refused(errors.Kind.UNAVAILABLE, call) for call in calls))
+        assert not events.healthy()
+        await child.start()
+        async with asyncio.timeout(30):
+            while not events.healthy():
+                await asyncio.sleep(0.01)
+        assert (await append(events, b"5"))[0].offset >= 2
+        assert events.durability is Durability.DISK
+
+
+async def test_a_tail_ends_when_the_data_is_lost(child: NatsChild) -> None:
+    async with connected(child) as events:
+        await ready(events)
+        await append(events, b"1")
+        async with aclosing(events.tail(NS, TOPIC, 1)) as batches:
+            assert len(await anext(batches)) == 1
+            child.kill()
+            shutil.rmtree(child.server.config.parent / "data")
+            await child.start()
+            await refused(errors.Kind.NOT_FOUND, anext(batches))
+
+
+async def test_a_batch_is_refused_whole_where_the_topic_is_not(events: NatsEvents) -> None:
+    await refused(errors.Kind.NOT_FOUND, append(events, *[b"x"] * 50))
+
+
+async def test_many_batches_at_once_with_duplicates_among_them(events: NatsEvents) -> None:
+    """Each event once, each told where it is; the others of the same flight are not held up."""
+    await ready(events)
+    sent: list[list[New]] = [
+        [new(json.dumps([batch, each]).encode(), dedup_id=f"{(batch * 3 + each) % 40}") for each in range(5)]
+        for batch in range(30)
+    ]
+    done = await asyncio.gather(*(events.append(NS, TOPIC, batch) for batch in sent))
+    found = {each.offset: each for each in await events.read(NS, TOPIC, 1, 1000)}
+    assert len(found) == 40
+    assert sorted(found) == list(range(1, 41))
+    for event, told in zip(itertools.chain(*sent), itertools.chain(*done), strict=True):
+        assert found[told.offset].id == told.id
+        assert (told.id == event.id) is not told.duplicate
+    assert sum(not told.duplicate for told in itertools.chain(*done)) == 40
