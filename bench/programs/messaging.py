@@ -110,11 +110,16 @@ async def latency(credentials: str) -> Figures:
     taken: list[float] = []
     arrived: asyncio.Queue[int] = asyncio.Queue()
 
+    begun = asyncio.Event()
+
     async def handle() -> None:
-        async for event in events.consume("bench.latency", group="one"):
-            arrived.put_nowait(int(event.payload))
+        async with events.consume("bench.latency", group="one") as consumer:
+            begun.set()
+            async for event in consumer:
+                arrived.put_nowait(int(event.payload))
 
     handling = asyncio.ensure_future(handle())
+    await begun.wait()
     for number in range(2000):
         begin = time.perf_counter()
         await events.publish("bench.latency", b"%d" % number)
@@ -173,16 +178,17 @@ async def fan_out(credentials: str) -> Figures:
         await client.subscribe("plain.fan", cb=counted)
         await client.flush()
 
+    begun = asyncio.Semaphore(0)
+
     async def listen(number: int) -> None:
-        async for _ in broker.subscribe("bench.fan"):
-            ours.count(number)
+        async with broker.subscribe("bench.fan") as messages:
+            begun.release()
+            async for _ in messages:
+                ours.count(number)
 
     listening = [asyncio.ensure_future(listen(number)) for number in range(SUBSCRIBERS)]
-    while min(ours.got) == 0:  # until all are subscribed
-        await broker.publish("bench.fan", PAYLOAD)
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.5)
-    ours.got = [0] * SUBSCRIBERS
+    for _ in range(SUBSCRIBERS):
+        await begun.acquire()
     found: Figures = {"straight": [], "ours": []}
     for number in range(ROUNDS + 1):
         straightly = await plain.rate(5000, 1, lambda: clients[0].publish("plain.fan", PAYLOAD))
@@ -248,23 +254,26 @@ async def groups(credentials: str, count: str) -> Figures:
     number = int(count)
     got, every = 0, asyncio.Event()
 
+    begun = asyncio.Semaphore(0)
+
     async def handle(name: str) -> None:
         nonlocal got
-        async for _ in events.consume(f"bench.groups.{count}", group=name):
-            got += 1
-            if got >= number:
-                every.set()
+        async with events.consume(f"bench.groups.{count}", group=name) as consumer:
+            begun.release()
+            async for _ in consumer:
+                got += 1
+                if got >= number:
+                    every.set()
 
     handling = [asyncio.ensure_future(handle(f"g{each}")) for each in range(number)]
+    for _ in range(number):
+        await begun.acquire()
     taken = []
     for each in range(12):
         got = 0
         every.clear()
         begin = time.perf_counter()
         await events.publish(f"bench.groups.{count}", b"%d" % each)
-        if not each:  # some may not have begun: they would not get it
-            await asyncio.sleep(1 + number * 0.02)
-            continue
         async with asyncio.timeout(60):
             await every.wait()
         taken.append(time.perf_counter() - begin)
@@ -278,12 +287,17 @@ async def soak(credentials: str, seconds: str, rate: str) -> Figures:
     """Publishes at a rate, and consumes it in a group, for a while."""
     handled = 0
 
+    begun = asyncio.Event()
+
     async def handle() -> None:
         nonlocal handled
-        async for _ in events.consume("bench.soak", group="one", max_in_flight=256):
-            handled += 1
+        async with events.consume("bench.soak", group="one", max_in_flight=256) as consumer:
+            begun.set()
+            async for _ in consumer:
+                handled += 1
 
     handling = asyncio.ensure_future(handle())
+    await begun.wait()
     begin, sent = time.perf_counter(), 0
     while (passed := time.perf_counter() - begin) < float(seconds):
         due = int(passed * float(rate)) - sent
@@ -291,7 +305,7 @@ async def soak(credentials: str, seconds: str, rate: str) -> Figures:
         sent += due
         await asyncio.sleep(0.02)
     async with asyncio.timeout(60):
-        while handled < sent * 0.99:  # the first may have been there before the group
+        while handled < sent:
             await asyncio.sleep(0.1)
     handling.cancel()
     await asyncio.gather(handling, return_exceptions=True)

@@ -64,6 +64,20 @@ message Asked { string text = 1; }
 message Answer { string json = 1; }
 """
 
+QUIET = """
+import logging
+from micro import Service
+
+app = Service("quiet")
+
+@app.consume("orders", start="all")
+async def on_order(order: dict) -> None:
+    logging.getLogger("quiet").info("handled %s", order["id"])
+
+@app.subscribe("prices.>", queue="")
+async def on_price(price: bytes) -> None: ...
+"""
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[worlds.World]:
@@ -203,6 +217,39 @@ async def test_who_reads_slowly_is_told_what_it_missed_and_slows_nobody(world: w
         assert len(slow.bodies) + slow.dropped == count
         assert slow.bodies == sorted(slow.bodies)
         assert slow.bodies[-1] == numbers[-1]
+
+
+def test_a_service_that_only_consumes_runs_as_any_other(world: worlds.World) -> None:
+    world.cli("events", "publish", "orders", '{"id": "o-7"}')
+    folder = world.service("quiet", QUIET, "")
+    said = world.cli("run", str(folder), timeout=100).stdout
+    assert "micro services quiet" in said
+    assert worlds.eventually(lambda: "handled o-7" in world.cli("logs", "quiet").stdout)
+    (found,) = json.loads(world.cli("services", "quiet", "-o", "json").stdout)
+    assert found["endpoints"] == []
+    assert found["consumes"] == [{"topic": "orders", "group": "quiet", "connected": True}]
+    assert found["subscribes"] == [{"topic": "prices.>", "queue": "", "connected": True}]
+    assert "orders  group quiet  connected" in world.cli("services", "quiet").stdout
+    assert json.loads(world.cli("status", "quiet", "-o", "json").stdout)[0]["status"] == "running"
+    status, answer = curl(world, "/quiet/list", {})
+    assert (status, "it takes no calls" in answer) == (404, True)
+    events = world.processes()["events"]
+    os.kill(events, signal.SIGSTOP)  # away without having ended
+    try:
+        world.cli("update", str(folder), timeout=100)
+    finally:
+        os.kill(events, signal.SIGCONT)
+    world.cli("events", "publish", "orders", '{"id": "o-8"}')
+    assert worlds.eventually(lambda: "handled o-8" in world.cli("logs", "quiet").stdout)
+    world.cli("kill", "quiet")
+
+
+def test_a_service_with_nothing_to_do_is_told_so(world: worlds.World) -> None:
+    folder = world.service("idle", 'from micro import Service\n\napp = Service("idle")\n', "")
+    done = world.cli("run", str(folder), check=False, timeout=100)
+    assert done.returncode == 1
+    assert "service idle has nothing to do: give it a handler" in done.stderr
+    world.cli("kill", "idle", check=False)
 
 
 @pytest.mark.parametrize("unit", ["broker", "nats", "mesh"])

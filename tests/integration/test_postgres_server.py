@@ -160,5 +160,8 @@ def test_the_password_is_shown_nowhere(world: worlds.World, postgres: PostgresSe
     files = (path for path in world.layout.root.rglob("*") if path.is_file() and "environments" not in path.parts)
     holding = [path for path in files if password.encode() in path.read_bytes()]
     assert not [text for text in shown if password in text]
-    assert holding == [world.layout.settings]
-    assert stat.S_IMODE(world.layout.settings.stat().st_mode) == 0o600
+    assert not holding
+    assert stat.S_IMODE(world.layout.store_url.stat().st_mode) == 0o600
+    environs = {name: Path(f"/proc/{pid}/environ").read_text() for name, pid in world.processes().items()}
+    told = {name for name, environ in environs.items() if password in environ}
+    assert told & set(environs) == {"store", "config", "auth", "runtime"}

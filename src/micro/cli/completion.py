@@ -118,7 +118,7 @@ def _positional(command: str, words: list[str], last: str, session: Session) -> 
         return actions.offered(known, words, session)
     if command == "completion":
         return ["bash", "zsh", "fish"]
-    if command in _OF_SERVICES and not words:
+    if command in (*_OF_SERVICES, "services") and not words:
         return _services(session)
     if command in _OF_SERVICES and len(words) == 1:
         found = session.platform.get_service(words[0], timeout=_PATIENCE)

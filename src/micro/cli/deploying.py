@@ -172,11 +172,15 @@ def _uploaded(workload: plan.Workload, archive: pack.Archive, session: Session, 
 def report(reference: plan.Reference, word: str, session: Session) -> None:
     """Say that it runs, where it answers, how to call it and how to see its logs."""
     out = session.out
-    url = view.url(reference.name, session.environment.api_address)
     out.line(f"{out.styled('✓', 'green') + ' ' if out.colour else ''}{reference} {word}")
+    services = session.platform.registered(reference.name)
+    known = schema.endpoints(services) if services else []
+    url = view.url(reference.name, session.environment.api_address) if known or not services else ""
     rows = [("url", url)] if url else []
-    words, flag, body = _example(reference.name, session)
-    if words:
+    words, flag, body = plan.example(reference.name, known)
+    if services and not known:
+        rows.append(("does", f"{session.micro} services {reference.name}"))
+    elif words:
         rows.append(("call", " ".join(part for part in (session.micro, reference.name, words, flag) if part)))
         if url:
             header = (
@@ -191,13 +195,6 @@ def report(reference: plan.Reference, word: str, session: Session) -> None:
     out.line()
     for label, text in rows:
         out.line(f"  {out.styled(label.ljust(4), 'dim')}  {text}")
-
-
-def _example(name: str, session: Session) -> tuple[str, str, str]:
-    try:
-        return plan.example(name, schema.endpoints(session.platform.get_service(name)))
-    except Error:
-        return "", "", ""  # it runs; how to call it is a courtesy
 
 
 def watch(

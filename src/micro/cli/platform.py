@@ -104,13 +104,24 @@ class Platform:
             answer = self._anonymous.unary(service, "/grpc.health.v1.Health/Check", b"{}", patience=timeout)
             return str(json.loads(answer or b"{}").get("status", "UNKNOWN"))
 
-    def metadata(self, service: str, timeout: float = 3.0) -> dict[str, str]:
-        """What a core service has the registry show of it; empty for who may not see it."""
+    def aspect(self, service: str, name: str, timeout: float = 3.0) -> bool | None:
+        """Whether one side of a service is well, as the health of an instance tells it; None where it does not tell."""
+        body = json.dumps({"service": name}).encode("utf-8")
+        with contextlib.suppress(Error), _translated(service):
+            answer = self._transport.unary(service, "/grpc.health.v1.Health/Check", body, patience=timeout)
+            return {"SERVING": True, "NOT_SERVING": False}.get(str(json.loads(answer or b"{}").get("status", "")))
+        return None
+
+    def registered(self, service: str, timeout: float = 3.0) -> list[dict[str, Any]]:
+        """Every version of a service in the registry; none for who may not see it, and while nobody can say."""
         with contextlib.suppress(Error):
             found = self._call("registry", "micro.registry.v1.Registry/GetService", self._scoped(name=service), timeout)
-            for one in found.get("services", []):
-                return dict(one.get("metadata", {}))
-        return {}
+            return list(found.get("services", []))
+        return []
+
+    def metadata(self, service: str, timeout: float = 3.0) -> dict[str, str]:
+        """What a core service has the registry show of it."""
+        return next((dict(one.get("metadata", {})) for one in self.registered(service, timeout)), {})
 
     def proxies(self, timeout: float = 3.0) -> list[dict[str, Any]]:
         """The data planes that the control plane feeds."""

@@ -34,6 +34,10 @@ REASON_CHARACTERS = 1024
 EXPIRED = "it was not acknowledged in time"
 GONE = "its consumer went away"
 
+STALL_SECONDS = 30.0
+"""How long what was dealt to a member waits to be taken, or its `ack_wait` where that is shorter: whoever reads no more
+keeps nothing from the others."""
+
 _LATE = 1024
 """Deliveries that took too long and whose late answers still count, of one member."""
 
@@ -110,13 +114,17 @@ class Member:
     terms: Terms
     serial: int
     draining: bool = False
+    parted: bool = False
     gone: bool = False
+    stalled: bool = False
     count: int = 0
     dealt: deque[Item] = field(default_factory=deque)
     hands: dict[int, _Hand] = field(default_factory=dict)
     late: OrderedDict[int, tuple[int, bool, int]] = field(default_factory=OrderedDict)
     expired: list[int] = field(default_factory=list)
     armed: bool = False
+    watched: bool = False
+    dealt_at: float = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -163,6 +171,7 @@ class Delivery:
         self._ready: list[tuple[int, int, int, Item]] = []
         self._waiting: list[tuple[float, int, Item, int]] = []
         self._due: list[tuple[float, int, Member]] = []
+        self._watched: list[tuple[float, int, Member]] = []
         self._given_up: deque[Item] = deque()
         self._finished: deque[int] = deque()
         self._members: set[Member] = set()
@@ -275,16 +284,24 @@ class Delivery:
         while member.dealt:
             self._enqueue(member.dealt.pop())
 
+    def part(self, member: Member) -> None:
+        """A member does not answer any more: deliver no more to it. What it has in hand stays there until it leaves."""
+        member.parted = not member.draining
+        self.drain(member)
+
     def leave(self, member: Member, now: float, reason: str = GONE, *, failed: bool = True) -> None:
         """A member is gone. What was in its hands has failed, unless it was draining or `failed` is False; others may
         have it at once."""
         if member.gone:
             return
-        counts = failed and not member.draining
+        counts = failed and (member.parted or not member.draining)
         self.drain(member)
         member.gone = True
         self._members.discard(member)
         self._capacity -= member.terms.max_in_flight
+        if member.armed:  # its time may be long
+            self._due = [due for due in self._due if due[2] is not member]
+            heapq.heapify(self._due)
         hands, member.hands = member.hands, {}
         member.late.clear()
         for hand in hands.values():
@@ -308,6 +325,8 @@ class Delivery:
             member = next(iter(free))
             item.state = _State.DEALT
             item.round += 1
+            if not member.dealt:
+                self._watch(member, now)
             member.dealt.append(item)
             served[member] = None
             if len(member.dealt) + len(member.hands) >= member.terms.max_in_flight:
@@ -322,6 +341,10 @@ class Delivery:
         taken: list[Delivered] = []
         deadline = now + member.terms.ack_wait
         dealt, hands = member.dealt, member.hands
+        member.dealt_at = now
+        if member.stalled:
+            member.stalled = False
+            self._freed(member)
         while dealt and len(taken) < events:
             item = dealt[0]
             if item.state is not _State.DEALT:  # it was dropped meanwhile
@@ -383,8 +406,20 @@ class Delivery:
             self._enqueue(hand.item)
 
     def expire(self, now: float) -> list[Member]:
-        """Take back what was not acknowledged in time; returns the members that lost something, by `Member.expired`."""
+        """Take back what was not acknowledged in time; returns the members that lost something, by `Member.expired`.
+
+        What a member has not even taken goes to others, untried; it is dealt no more until it takes again."""
         losers = []
+        while self._watched and self._watched[0][0] <= now:
+            member = heapq.heappop(self._watched)[2]
+            member.watched = False
+            if member.dealt and (due := member.dealt_at + _patience(member.terms)) > now:
+                self._watch_until(member, due)
+            elif member.dealt:
+                member.stalled = True
+                self._free.pop(member, None)
+                while member.dealt:
+                    self._enqueue(member.dealt.pop())
         while self._due and self._due[0][0] <= now:
             member = heapq.heappop(self._due)[2]
             member.armed = False
@@ -412,7 +447,9 @@ class Delivery:
             self._waiting[0][2].state is _State.WAITING and self._waiting[0][2].round == self._waiting[0][3]
         ):
             heapq.heappop(self._waiting)
-        times = [queue[0][0] for queue in (self._waiting, self._due) if queue]
+        while self._watched and not self._watched[0][2].dealt:
+            heapq.heappop(self._watched)[2].watched = False
+        times = [queue[0][0] for queue in (self._waiting, self._due, self._watched) if queue]
         return min(times) if times else None
 
     # What is to be kept.
@@ -432,6 +469,11 @@ class Delivery:
     def handled(self) -> int:
         """The offset of the next dead letter that was handled after all: remove it, then say `removed`. 0 for none."""
         return self._finished[0] if self._finished else 0
+
+    @property
+    def finished(self) -> frozenset[int]:
+        """The offsets of all dead letters that were handled after all, and not removed yet."""
+        return frozenset(self._finished)
 
     def removed(self, offset: int) -> None:
         """A dead letter that was handled is gone."""
@@ -478,8 +520,18 @@ class Delivery:
         again = 0 if item.failures or item.redriven else 1
         heapq.heappush(self._ready, (again, item.event.offset, next(self._serial), item))
 
+    def _watch(self, member: Member, now: float) -> None:
+        """See to it that what is dealt to a member from now on is taken in time."""
+        member.dealt_at = now
+        if not member.watched:
+            self._watch_until(member, now + _patience(member.terms))
+
+    def _watch_until(self, member: Member, due: float) -> None:
+        member.watched = True
+        heapq.heappush(self._watched, (due, member.serial, member))
+
     def _freed(self, member: Member) -> None:
-        if not member.draining and member not in self._free:
+        if not member.draining and not member.stalled and member not in self._free:
             self._free[member] = None
 
     def _done_with(self, item: Item) -> None:
@@ -535,6 +587,10 @@ class Delivery:
             return
         item.state = _State.WAITING
         heapq.heappush(self._waiting, (now + seconds, next(self._serial), item, item.round))
+
+
+def _patience(terms: Terms) -> float:
+    return min(STALL_SECONDS, max(1.0, terms.ack_wait))
 
 
 def _size(event: Event) -> int:

@@ -62,6 +62,16 @@ def done(progress: Progress) -> Iterator[tuple[int, int]]:
     yield from progress.done
 
 
+def clipped(progress: Progress, last: int) -> Progress:
+    """The progress in a topic that has no event behind `last`: what would be done there is not."""
+    if max(progress.floor, progress.done[-1][1] if progress.done else 0) <= last:
+        return progress
+    done = tuple((start, min(end, last)) for start, end in progress.done if start <= last)
+    kept = set(progress.redriven)
+    failures = {offset: count for offset, count in progress.failures.items() if offset <= last or offset in kept}
+    return Progress(min(progress.floor, last), done, failures, progress.redriven)
+
+
 def lag(progress: Progress, first: int, last: int) -> int:
     """How many events of a topic, which keeps those from `first` to `last`, are still to be handled."""
     count = max(0, last - first + 1)

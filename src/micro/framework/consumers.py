@@ -11,12 +11,14 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from micro.domain import backoff
 from micro.domain import topic as topics
 from micro.domain.errors import Error
 from micro.ports import background
+from micro.rpc.health import Readiness
 
 if TYPE_CHECKING:
     from micro.framework import events
@@ -27,6 +29,10 @@ __all__ = ["Consumers", "Handling"]
 log = logging.getLogger(__name__)
 
 CONCURRENCY = 16
+
+ASPECT = "consumers"
+"""By which the health of a service tells of them."""
+
 DRAIN = 3.0
 """Seconds that handlers are given when the service stops: a server that stops one kills it after five."""
 
@@ -151,6 +157,9 @@ class Consumers:
         _check_concurrency(what, concurrency)
         self._declared.append(_Declared("subscribe", pattern, name, function, taken, concurrency))
 
+    def __bool__(self) -> bool:
+        return bool(self._declared)
+
     @property
     def metadata(self) -> dict[str, str]:
         """What the registry is told of them: "orders/billing payments/billing" under "consumes", "subscribes"."""
@@ -164,6 +173,21 @@ class Consumers:
     def reasons(self) -> dict[str, str]:
         """Those that have not been connected for long, and why: "orders/billing" -> "cannot reach events …"."""
         return {str(one.declared): told for one in self._running if (told := one.reason)}
+
+    def health(self) -> dict[str, Readiness]:
+        """What the service's health tells of them, apart from whether it takes calls: all of them under "consumers",
+        each under "consumers/orders/billing"."""
+        if not self._declared:
+            return {}
+        found = {ASPECT: Readiness()}
+        found[ASPECT].add(ASPECT, lambda: "; ".join(self.reasons.values()))
+        for name in {str(one) for one in self._declared}:
+            found[f"{ASPECT}/{name}"] = Readiness()
+            found[f"{ASPECT}/{name}"].add(name, partial(self._reason, name))
+        return found
+
+    def _reason(self, name: str) -> str:
+        return self.reasons.get(name, "")
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Begin; the stack ends them: nothing new is taken, what is in hand is finished in time or given back."""

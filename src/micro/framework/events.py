@@ -414,8 +414,10 @@ def decoded(taken: Delivery, as_type: Any) -> Event[Any] | None:
         return Event(told, told.payload, taken)
     try:
         return Event(told, values.decode(told.payload, as_type, _subject(told)), taken)
-    except Error as error:
-        _log.warning("%s", error)
+    except TypeError:  # the type is none that anything could be
+        raise
+    except Exception as error:  # noqa: BLE001 - a class may say in its own way that it does not like what it is given
+        _log.warning("%s", error if isinstance(error, Error) else f"{_subject(told)}: {reason(error)}")
         taken.nack(reason(error))
         return None
 

@@ -60,7 +60,7 @@ class Service(Application):
     Args:
         name: up to 63 lower-case letters, digits, hyphens and dots. MICRO_SERVICE_NAME wins over it; without both it
             is the name of the folder.
-        handlers: objects of classes that derive from generated ones; at least one.
+        handlers: objects of classes that derive from generated ones; none for a service that only consumes.
         version: MICRO_SERVICE_VERSION wins over it; "latest" by default.
         metadata: free pairs that the registry shows.
         timeout: seconds for unary calls that nobody set a deadline for; 0 for none.
@@ -74,7 +74,7 @@ class Service(Application):
         consumers: what it does with events and messages.
 
     Raises:
-        TypeError: when a handler is none.
+        TypeError: when a handler is none; at the start, when there are neither handlers nor consumers.
         Error: INVALID_ARGUMENT for a name or a version that is none.
     """
 
@@ -93,8 +93,6 @@ class Service(Application):
     ) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f'the name comes first, then the handlers: Service("name", {type(name).__name__}())')
-        if not handlers:
-            raise TypeError(f'a service needs a handler: Service("{name or "name"}", Handler())')
         wanted = os.environ.get("MICRO_SERVICE_NAME") or name or Path.cwd().name.lower()
         wanted = names.service(wanted)
         if guard is None and os.environ.get("MICRO_NETWORK"):
@@ -143,7 +141,7 @@ class Service(Application):
 
         Consumers start after the hooks. When the service stops they take nothing new, handlers have three seconds to
         finish, and what is in hand then is given back as if it had never come. While events cannot be reached the
-        service goes on to answer calls: what is wrong is told in its log.
+        service goes on to answer calls: what is wrong is told in its log and by `micro services NAME`.
 
         Args:
             group: whose progress this is; the service's name by default, so that its instances share the events.
@@ -217,13 +215,16 @@ class Service(Application):
                 _log.exception("cannot start")
                 await send({"type": "lifespan.startup.failed", "message": f"{self.name} cannot start: {error}"})
                 raise
-            gc.freeze()  # what is there now stays: looking through it again and again would only stop calls
+            # What is there now stays: looking through it again and again would only stop calls.
+            gc.freeze()
+            gc.enable()
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self, stack: AsyncExitStack) -> None:
-        """Run the hooks and begin to register; the stack undoes it."""
+        """Run the hooks and begin to register; the stack undoes it. Raises TypeError when there is nothing to do."""
+        self._check_purpose()
         # asyncio's own pool has a thread or two more than there are cores: few, for handlers that wait.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="handler"))
         stack.push_async_callback(calls.close)
@@ -237,6 +238,7 @@ class Service(Application):
         for hook in self._starting:
             await (hook(stack) if inspect.signature(hook).parameters else hook())
         await self.consumers.start(stack)
+        self.aspects.update(self.consumers.health())
         registrar = self._registrar or self._environment_registrar()
         address = os.environ.get("MICRO_SERVICE_ADDRESS")
         if registrar is not None and address:
@@ -252,6 +254,14 @@ class Service(Application):
             gc.freeze()  # thousands of rules are nothing to look through either
         await self.consumers.joined(consumers.JOINING)
 
+    def _check_purpose(self) -> None:
+        """What it does may be declared after it was made, so that this is asked when it starts. Raises TypeError."""
+        if not self.methods and not self.consumers:
+            raise TypeError(
+                f'service {self.name} has nothing to do: give it a handler, Service("{self.name}", Handler()), or '
+                'declare a consumer, @app.consume("topic")'
+            )
+
     def _environment_registrar(self) -> Registrar | None:
         target = os.environ.get("MICRO_REGISTRY") or os.environ.get("MICRO_NETWORK")
         return RemoteRegistrar(Client(target, pool=calls.pool, identity=calls.identity)) if target else None
@@ -261,7 +271,11 @@ class Service(Application):
 
         Args:
             address: HOST:PORT; by default MICRO_SERVICE_ADDRESS, else 127.0.0.1 and a free port.
+
+        Raises:
+            TypeError: the service has neither handlers nor consumers.
         """
+        self._check_purpose()
         from micro.framework.run import run
 
         main = sys.modules["__main__"]

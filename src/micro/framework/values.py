@@ -178,14 +178,18 @@ def _scalar(value: Any, wanted: Any, place: str) -> Any:
     if wanted is int:
         return _checked(value, isinstance(value, int) and not isinstance(value, bool), "a whole number", place)
     if wanted is float:
-        return float(_checked(value, isinstance(value, int | float) and not isinstance(value, bool), "a number", place))
+        _checked(value, isinstance(value, int | float) and not isinstance(value, bool), "a number", place)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _MismatchError(f"{place.lstrip('.') or 'it'} is too large for a number") from None
     if wanted is str:
         return _checked(value, isinstance(value, str), "a string", place)
     if not isinstance(wanted, type) or not (wanted in _FROM_TEXT or issubclass(wanted, enum.Enum)):
         raise TypeError(f"as_type cannot be, or hold, {wanted!r}")
     try:
         return wanted(value) if issubclass(wanted, enum.Enum) else _FROM_TEXT[wanted](value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):
         raise _MismatchError(f"{place.lstrip('.') or 'it'} is no {wanted.__name__}") from None
 
 

@@ -80,12 +80,17 @@ class Events(ABC):
         """Events from an offset on, in order, none twice and none missing but what retention has removed before it was
         read, as they come, some at a time, for ever. Reads ahead no more than a few MiB when nobody takes them.
 
-        Goes on by itself through a lost connection. Raises NOT_FOUND when there is no such topic, or no more.
+        Goes on by itself through a lost connection. Raises NOT_FOUND when there is no such topic, or no more, or when
+        it has lost what was read.
         """
 
     @abstractmethod
     async def groups(self, namespace: str, topic: str) -> Mapping[str, Progress]:
         """The progress of all groups of a topic, by name."""
+
+    @abstractmethod
+    async def group_names(self, namespace: str, topic: str) -> Sequence[str]:
+        """The names of all groups of a topic, sorted."""
 
     @abstractmethod
     async def progress(self, namespace: str, topic: str, group: str) -> Progress | None:

@@ -49,6 +49,7 @@ class Application:
 
     Attributes:
         readiness: whether the service can take calls, as the health endpoint tells it.
+        aspects: what health tells besides, by the name that is asked for; none of it keeps calls away.
         methods: what the handlers offer, in order; health and reflection, which every service has, left out.
     """
 
@@ -64,11 +65,13 @@ class Application:
     ) -> None:
         self.name = name
         self.readiness = Readiness()
+        self.aspects: dict[str, Readiness] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.max_message = max_message
         self.methods = table(handlers, timeout or None, interceptors)
         files = [method.desc.parent for method in self.methods]
-        standard = table([Health(self.readiness, {service.type_name for service in files}), *reflections(files)], None)
+        health = Health(self.readiness, {service.type_name for service in files}, self.aspects)
+        standard = table([health, *reflections(files)], None)
         every = [*self.methods, *standard]
         self._by_path = {method.path: method for method in every}
         self._short: Resolver[Method] = Resolver(name, _grouped(self.methods))
@@ -200,7 +203,8 @@ class Application:
             self._guard.reveal(headers)
         known = sorted(method.name for method in self.methods)
         more = f" and {len(known) - 8} more" if len(known) > 8 else ""
-        return errors.not_found(f"{self.name} has no endpoint at {path[:200]}: it has {', '.join(known[:8])}{more}")
+        there = f"it has {', '.join(known[:8])}{more}" if known else "it takes no calls"
+        return errors.not_found(f"{self.name} has no endpoint at {path[:200]}: {there}")
 
 
 def _is_connect(method: Method, kind: str, scope: Scope, headers: RawHeaders) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 from micro.domain import errors
@@ -13,8 +14,12 @@ from micro.rpc.gen.grpc.health.v1.health_pb import HealthCheckRequest, HealthChe
 Status = HealthCheckResponse.ServingStatus
 
 
+_PROBING = 1.0
+"""Seconds after which those who watch have the probes asked again."""
+
+
 class Readiness:
-    """A service's state: ready while none of its named checks says why it is not."""
+    """A service's state, or that of one side of it: ready while none of its named checks says why it is not."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
@@ -61,28 +66,44 @@ class Readiness:
                     known = self.ready
                     yield known
                 else:
-                    await event.wait()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_PROBING if self._probes else None):
+                            await event.wait()
         finally:
             self._waiting.discard(event)
 
 
 class Health(health_connect.Health):
-    """The handler. It knows the service as a whole ("") and each contract by its full name."""
+    """The handler. It knows the service as a whole ("") and each contract by its full name, and other sides of it,
+    which say nothing of whether it takes calls.
 
-    def __init__(self, readiness: Readiness, services: Collection[str]) -> None:
+    Args:
+        readiness: of the service.
+        services: full names of its contracts.
+        aspects: the other sides by name; looked into at each question.
+    """
+
+    def __init__(self, readiness: Readiness, services: Collection[str], aspects: Mapping[str, Readiness]) -> None:
         self._readiness = readiness
         self._services = frozenset(services)
+        self._aspects = aspects
+
+    def _of(self, name: str) -> Readiness | None:
+        return self._readiness if not name or name in self._services else self._aspects.get(name)
 
     async def check(self, request: HealthCheckRequest, ctx: Any) -> HealthCheckResponse:
-        if request.service and request.service not in self._services:
+        readiness = self._of(request.service)
+        if readiness is None:
             raise errors.not_found(f"{request.service} is not served here")
-        return HealthCheckResponse(status=_status(ready=self._readiness.ready))
+        return HealthCheckResponse(status=_status(ready=readiness.ready))
 
     async def watch(self, request: HealthCheckRequest, ctx: Any) -> AsyncIterator[HealthCheckResponse]:
-        if request.service and request.service not in self._services:
+        readiness = self._of(request.service)
+        if readiness is None:
             yield HealthCheckResponse(status=Status.SERVICE_UNKNOWN)
             await asyncio.Event().wait()
-        async for ready in self._readiness.changes():
+            return
+        async for ready in readiness.changes():
             yield HealthCheckResponse(status=_status(ready=ready))
 
 

@@ -30,7 +30,9 @@ _SEALING = ("auth", "config", "runtime")
 
 NATS_READY_SECONDS = 180.0
 """How long our NATS may take to start."""
+
 _MESSAGING = ("registry", "broker", "events")
+_STORING = ("store", "config", "auth", "runtime")
 
 
 def environment() -> dict[str, str]:
@@ -60,6 +62,11 @@ def storage() -> dict[str, str]:
 def messaging(settings: Settings) -> dict[str, str]:
     """What those get besides who use NATS: its URL, which may hold a password. Nobody else has it."""
     return {catalog.NATS_URL: settings.nats_url} if settings.nats_url else {}
+
+
+def records(settings: Settings) -> dict[str, str]:
+    """What those get besides who open a store: its URL, which may hold a password. Nobody else has it."""
+    return {catalog.STORE_URL: settings.store}
 
 
 async def check_nats(settings: Settings, layout: Layout, note: Callable[[str], None]) -> None:
@@ -154,7 +161,7 @@ def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tu
 
     def spec() -> ProcessSpec:
         _folder(layout)
-        command = asgi_server.command("micro.server.process:app", address=address, admin=admin, websockets=False)
+        command = asgi_server.command("micro.server.entry:app", address=address, admin=admin, websockets=False)
         env = {
             "MICRO_HOME": str(settings.home),
             "MICRO_SETTINGS": str(layout.settings),
@@ -170,6 +177,7 @@ def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tu
         more = {**(builds() if name == "runtime" else {}), **(config_key() if name in _SEALING else {})}
         more |= storage() if name == "store" else {}
         more |= messaging(settings) if name in _MESSAGING else {}
+        more |= records(settings) if name in _STORING else {}
         return _spec(layout, name, command.argv, {**command.env, **more, **env})
 
     return Unit(

@@ -18,7 +18,7 @@ from micro.ports.lifecycle import Startable
 from micro.ports.registry import Registry
 from micro.ports.sealing import Sealing
 from micro.ports.store import Now, Store, now
-from micro.server.settings import Layout, Settings
+from micro.server.settings import STORE_ELSEWHERE, Layout, Settings
 
 if TYPE_CHECKING:
     from micro.backends.nats._address import NatsAddress
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 NATS_URL = "MICRO_NATS_URL"
 """The variable that names NATS, in the processes that need it."""
+
+STORE_URL = "MICRO_STORE"
+"""The variable that names the store, in the processes that open one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,8 @@ def store(settings: Settings, layout: Layout, owner: str, *, clock: Now = now) -
     Args:
         owner: "store", which keeps what users write, "config", "auth" or "runtime".
     """
-    match settings.store:
+    # Of the processes only those that open a store are given a URL with a password.
+    match os.environ.get(STORE_URL, "") if settings.store == STORE_ELSEWHERE else settings.store:
         case "memory":
             from micro.backends.memory.store import MemoryStore
 

@@ -176,12 +176,10 @@ class _Settling:
         """Settings that open the store that was used before, as the last start has left them."""
         if used.place == catalog.SQLITE:
             return replace(self._settings, store="sqlite")
-        try:
-            last = Settings.load(self._layout.settings.read_text("utf-8"))
+        if url := storage.url(self._layout, catalog.sealing(self._layout)):
+            last = replace(self._settings, store=url)
             if catalog.place(last) == used.place:
-                return replace(self._settings, store=last.store)
-        except (OSError, ValueError, TypeError, KeyError, errors.Error):
-            pass
+                return last
         raise errors.failed_precondition(
             f"what this home keeps is in {used.place}, and how to get there is not known any more: start it once with "
             "the old MICRO_STORE, and then with the new one; where a backup belongs there, restore it first"

@@ -14,6 +14,7 @@ from micro._version import __version__
 from micro.domain import names
 from micro.domain.namespace import Quota
 from micro.domain.record import Durability
+from micro.domain.service import Registration
 from micro.framework import client as calls
 from micro.framework.guard import CoreGuard
 from micro.framework.policy import Policy, PolicyFollower
@@ -64,6 +65,14 @@ class Core(NamedTuple):
         return self.pages.get(path) or next((app for head, app in self.below.items() if path.startswith(head)), None)
 
 
+class _Lasting(RemoteRegistrar):
+    """For who cannot take itself back when it ends: the registry has ended by then, or who tells it who asks. Both
+    begin again where they were, or the whole server ends."""
+
+    async def deregister(self, registration: Registration) -> None:
+        return
+
+
 class Member:
     """One core service among the others: as whom it calls them, and who may call it."""
 
@@ -84,6 +93,10 @@ class Member:
         from micro.backends.remote.announcements import RemoteAnnouncements
 
         return RemoteAnnouncements(self.client(self._settings.events_address))
+
+    def _registrar(self) -> RemoteRegistrar:
+        kind = _Lasting if self._name in ("registry", "auth") else RemoteRegistrar
+        return kind(self.client(self._settings.registry_address))
 
     def quota(self, namespace: str) -> Quota | None:
         """The limits of a namespace; None when there is no such namespace."""
@@ -112,7 +125,7 @@ class Member:
             metadata={"durability": durability.name.lower()} if durability else None,
             timeout=timeout,
             max_message=max_message,
-            registrar=RemoteRegistrar(self.client(self._settings.registry_address)),
+            registrar=self._registrar(),
             guard=CoreGuard(self.policy, self._settings.server_secret),
             policy=PolicyFollower(self.policy, watch or (lambda: auth.watch(PolicyWatchRequest()))),
         )

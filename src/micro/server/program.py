@@ -21,7 +21,7 @@ from micro.domain import errors
 from micro.domain.address import split
 from micro.ports import background, private_file
 from micro.rpc import asgi_server
-from micro.server import assemble, catalog, first_start, moving, shared
+from micro.server import assemble, catalog, first_start, moving, shared, storage
 from micro.server import format as data_format
 from micro.server.settings import Layout, Settings
 from micro.server.supervisor import Screen, Supervisor
@@ -73,6 +73,7 @@ class Program:
                 if not await _unless(stop, settling):
                     return
                 units = assemble.units(self.settings, self.layout)
+                storage.keep_url(self.layout, self.settings, catalog.sealing(self.layout))
                 self._write(self.layout.settings, self.settings.dump())
                 supervisor = Supervisor(launcher, units, self._screen, assemble.service_drain(self.layout))
 

@@ -25,6 +25,9 @@ _FILES = ("tls_cert", "tls_key", "tls_client_ca", *_NATS_FILES)
 _STORES = ("sqlite", "memory")
 _BLOBS = ("files", "memory")
 _POSTGRES = ("postgres://", "postgresql://")
+STORE_ELSEWHERE = "postgresql://"
+"""What `dump` has in place of a store's URL, which may hold a password anywhere."""
+
 _USER = re.compile(r"^((?:nats|tls)://)?.*@")
 _DOMAIN = re.compile(r"(?=.{1,190}$)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 
@@ -191,8 +194,11 @@ class Settings:
         )
 
     def dump(self) -> str:
-        """As JSON, for `load`; without the user of NATS, which only those are told who need it."""
-        return json.dumps({**dataclasses.asdict(self), "home": str(self.home), "nats_url": self.nats_place})
+        """As JSON, for `load`; without the user of NATS and the URL of the store, which only those are told who need
+        them."""
+        store = STORE_ELSEWHERE if self.store.startswith(_POSTGRES) else self.store
+        shown = {"home": str(self.home), "nats_url": self.nats_place, "store": store}
+        return json.dumps({**dataclasses.asdict(self), **shown})
 
     @classmethod
     def load(cls, text: str) -> Settings:
@@ -236,6 +242,11 @@ class Layout:
     def storage(self) -> Path:
         """Which store the home uses; see `micro.server.storage`."""
         return self.root / "storage.json"
+
+    @property
+    def store_url(self) -> Path:
+        """How to get to the store that the home uses, sealed; see `micro.server.storage`."""
+        return self.root / "store-url.json"
 
     @property
     def backups(self) -> Path:

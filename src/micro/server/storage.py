@@ -1,13 +1,22 @@
-"""What a home remembers of the store that it uses: kept outside of it, so that another one is not taken for it."""
+"""What a home remembers of the store that it uses: kept outside of it, so that another one is not taken for it.
+
+The URL of a store that is elsewhere may hold a password, and is needed once more when everything moves on from there.
+It is kept sealed, with the key of the secrets.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import asdict, dataclass
 
 from micro.domain import errors
+from micro.domain.names import DEFAULT_NAMESPACE
 from micro.ports import private_file
+from micro.ports.sealing import DataKey, Sealing
 from micro.server.settings import Layout, Settings
+
+_SEALED_AS = "MICRO_STORE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,27 @@ def read(layout: Layout) -> Used | None:
 def write(layout: Layout, used: Used) -> None:
     """Remember it. Raises OSError."""
     private_file.write(layout.storage, json.dumps(asdict(used)) + "\n")
+
+
+def keep_url(layout: Layout, settings: Settings, sealing: Sealing) -> None:
+    """Remember how to get to the store that is used, unless it is memory. Raises OSError, and what `Sealing` does."""
+    if settings.store == "sqlite":
+        layout.store_url.unlink(missing_ok=True)
+    elif settings.store != "memory":
+        key = sealing.create(DEFAULT_NAMESPACE)
+        sealed = sealing.seal(DEFAULT_NAMESPACE, key, _SEALED_AS, settings.store)
+        found = {"id": key.id, "wrapped_by": key.wrapped_by, "wrapped": base64.b64encode(key.wrapped).decode()}
+        private_file.write(layout.store_url, json.dumps({**found, "sealed": sealed}) + "\n")
+
+
+def url(layout: Layout, sealing: Sealing) -> str:
+    """The URL that was kept last; empty where there is none, or the key is another one by now."""
+    try:
+        found = json.loads(layout.store_url.read_text("utf-8"))
+        key = DataKey(found["id"], found["wrapped_by"], base64.b64decode(found["wrapped"]))
+        return sealing.open(DEFAULT_NAMESPACE, key, _SEALED_AS, found["sealed"])
+    except (OSError, ValueError, TypeError, KeyError, errors.Error):
+        return ""
 
 
 def foreign_code(settings: Settings, layout: Layout) -> bool:

@@ -27,6 +27,9 @@ FRAME_BYTES = 1 << 20
 PAUSE_SECONDS = 0.02
 """Between one keeping of the progress and the next."""
 
+GRACE_SECONDS = 0.25
+"""How long what a broken stream had in hand waits: when this process is about to stop, it has not failed."""
+
 LAST_SECONDS = 5.0
 """How long a group that nobody is in any more tries to have its progress kept."""
 
@@ -35,6 +38,12 @@ FAR = 5000
 
 CALM_SECONDS = 30.0
 """After so long without a failure the next one is the first."""
+
+MOST_DEAD = 10_000
+"""Dead letters of one group: with as many it gives up no other event, and waits when its window is full of those."""
+
+FULL_SECONDS = 2.0
+"""How often it is looked then whether there is room again."""
 
 _LOADED = 100
 
@@ -82,6 +91,8 @@ class Seat:
                 raise error
             if self._ended or member.finished:
                 return None
+            if member.stalled:
+                group.turn()
             taken = group.delivery.take(member, group.now(), FRAME_EVENTS, FRAME_BYTES)
             self._sent = taken
             if taken or member.expired:
@@ -164,6 +175,7 @@ class Group:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._seats: dict[Member, Seat] = {}
+        self._parted: dict[Member, asyncio.TimerHandle] = {}
         self._tasks = OwnedTasks()
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
@@ -171,6 +183,7 @@ class Group:
         self._keeping = asyncio.Lock()
         self._kept = progress
         self._kept_version = 0
+        self._dead, self._told = -1, False
 
     def begin(self) -> None:
         """Read the topic, and keep what becomes of it."""
@@ -183,15 +196,32 @@ class Group:
     def join(self, terms: Terms, *, auto_ack: bool) -> Seat:
         seat = Seat(self, terms, auto_ack=auto_ack)
         self._seats[seat.member] = seat
+        self._part_now()  # one that ends takes nobody in
         self.turn()
         return seat
 
     def leave(self, seat: Seat) -> None:
-        if self._seats.pop(seat.member, None) is not None:
-            self.delivery.leave(seat.member, self.now(), failed=not self.frozen)
+        if self._seats.pop(seat.member, None) is None:
+            return
+        if seat.member.draining or not seat.member.hands or self.frozen:
+            self._left(seat.member)
+        else:
+            # A process that is told to stop loses its streams first, and hears of it afterwards.
+            self.delivery.part(seat.member)
+            self._parted[seat.member] = self._loop.call_later(GRACE_SECONDS, self._left, seat.member)
             self.turn()
-            if not self._seats:
-                self._emptied(self)
+
+    def _part_now(self) -> None:
+        for member, timer in list(self._parted.items()):
+            timer.cancel()
+            self._left(member)
+
+    def _left(self, member: Member) -> None:
+        self._parted.pop(member, None)
+        self.delivery.leave(member, self.now(), failed=not self.frozen)
+        self.turn()
+        if not self._seats and not self._parted:
+            self._emptied(self)
 
     async def flush(self) -> None:
         """Have what has happened by now kept. Raises UNAVAILABLE, and NOT_FOUND when the topic is gone."""
@@ -225,6 +255,7 @@ class Group:
     def freeze(self) -> None:
         """The process is about to stop: what is in the members' hands counts as not tried."""
         self.frozen = True
+        self._part_now()
         self._fail(errors.unavailable("events is stopping: consume again"))
 
     def turn(self) -> None:
@@ -239,7 +270,8 @@ class Group:
             return
         delivery, now = self.delivery, self.now()
         for member in delivery.expire(now):
-            self._seats[member].wake.set()
+            if member in self._seats:
+                self._seats[member].wake.set()
         for member in delivery.deal(now):
             self._seats[member].wake.set()
         if delivery.wants:
@@ -288,16 +320,30 @@ class Group:
                 self.turn()
 
     async def _settle(self) -> None:
-        """Bury what was given up, remove what was handled after all."""
+        """Remove what was handled after all, bury what was given up, as far as there is room for it."""
         delivery, place = self.delivery, self.place
-        while (item := delivery.given_up()) is not None:
-            await self._events.bury(*place, DeadLetter(item.event, item.failures, item.reason, self._clock()))
-            delivery.buried(item)
-            self.turn()
         while offset := delivery.handled():
             await self._events.unbury(*place, (offset,))
             delivery.removed(offset)
             self.turn()
+        while (item := delivery.given_up()) is not None:
+            if not item.redriven and await self._full():
+                self._loop.call_later(FULL_SECONDS, self._work.set)
+                return
+            await self._events.bury(*place, DeadLetter(item.event, item.failures, item.reason, self._clock()))
+            self._dead += 1
+            delivery.buried(item)
+            self.turn()
+
+    async def _full(self) -> bool:
+        """Whether there are as many dead letters as may be."""
+        if 0 <= self._dead < MOST_DEAD:
+            return False
+        self._dead = await self._events.dead(*self.place)
+        told, self._told = self._told, self._dead >= MOST_DEAD
+        if self._told and not told:
+            _log.warning("%s has %d dead letters and waits: redrive or drop some", self.place, self._dead)
+        return self._told
 
     async def _for_ever(self, work: Callable[[], Awaitable[None]]) -> None:
         """Go on with some work after the state could not be reached, until the topic is gone."""
@@ -311,6 +357,11 @@ class Group:
                     self._fail(errors.aborted(f"{self.place} has been removed"))
                     return
                 _log.warning("%s waits: %s", self.place, error)
+            except Exception:  # noqa: BLE001 - told, and not silent
+                # Members that come again begin with what was kept: better than a group that does nothing.
+                _log.exception("%s has failed, and begins anew", self.place)
+                self._fail(errors.internal(f"{self.place} has failed: consume again"))
+                return
             if self.now() - begun > CALM_SECONDS:
                 delays = backoff.exponential(first=0.1, cap=5.0)
             await asyncio.sleep(next(delays))

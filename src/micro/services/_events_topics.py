@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -14,6 +15,7 @@ from micro.domain.delivery import Terms
 from micro.domain.errors import Error, Kind
 from micro.domain.event import Appended, New, Progress, Retention, TopicState
 from micro.domain.namespace import Quota
+from micro.domain.progress import clipped
 from micro.ports import identity
 from micro.ports.announcements import AUTH, TOPICS
 from micro.ports.background import OwnedTasks, log, spawn
@@ -32,6 +34,12 @@ PLATFORM = Retention(bytes=64 << 20)
 
 PURGED_SECONDS = 10.0
 """How long the platform tells nothing in a namespace of which everything was removed."""
+
+MOST_GROUPS = 1000
+"""Of one topic."""
+
+MOST_CONSUMERS = 1000
+"""Of one namespace at a time: streams, with a group or alone."""
 
 _MEASURE_SHARE = 20
 """A look may take one part in so many of the time."""
@@ -68,6 +76,7 @@ class Topics:
         self._published: set[str] = set()
         self._full: dict[str, Error] = {}
         self._purged: dict[str, float] = {}
+        self._consumers: Counter[str] = Counter()
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Open what keeps the events."""
@@ -163,7 +172,7 @@ class Topics:
     async def join(self, place: Place, terms: Terms, start: Where, *, auto_ack: bool) -> Seat:
         """Become a member of a group, which is made where there is none, with its topic; or consume alone."""
         async with self._turn(place):
-            await self.made(place.namespace, place.topic)
+            state = await self.made(place.namespace, place.topic)
             if not place.group:
                 offset = await self.offset(place.namespace, place.topic, start)
                 alone = Group(self.events, place, Progress(offset - 1), self._clock, self._emptied)
@@ -174,7 +183,12 @@ class Topics:
                 return self._seat(group, terms, auto_ack=auto_ack, begin=False)
             progress = await self.events.progress(*place)
             if progress is None:
+                await self._check_groups(place)
                 progress = Progress(await self.offset(place.namespace, place.topic, start) - 1)
+                await self.events.advance(*place, progress)
+            elif (come := clipped(progress, state.last)) is not progress:
+                log.warning("%s had come further than event %d, the topic's last: it was set back", place, state.last)
+                progress = come
                 await self.events.advance(*place, progress)
             group = self._groups[place] = Group(self.events, place, progress, self._clock, self._emptied)
             return self._seat(group, terms, auto_ack=auto_ack, begin=True)
@@ -233,11 +247,13 @@ class Topics:
             return count
 
     async def drop(self, place: Place, offsets: Sequence[int]) -> int:
-        """Remove dead letters; returns how many there were."""
+        """Remove dead letters; returns how many there were. Those that have just been handled are none any more."""
         async with self._turn(place):
             progress = await self.progress(place)
             group = self._groups.get(place)
             if group is not None and group.error is None:
+                handled = group.delivery.finished
+                offsets = [offset for offset in offsets if offset not in handled]
                 group.delivery.drop(offsets)
                 group.turn()
             elif not set(offsets).isdisjoint(progress.redriven):
@@ -312,8 +328,30 @@ class Topics:
         if len(there) >= quota.topics:
             raise errors.resource_exhausted(
                 f"namespace {namespace} has {len(there):,} topics, as many as its quota says: delete some with "
-                f"`micro events topics delete`, or have topics raised with `micro namespace quota`"
+                f"`micro events delete`, or have topics raised with `micro namespace quota`"
             )
+
+    async def _check_groups(self, place: Place) -> None:
+        if len(await self.events.group_names(place.namespace, place.topic)) >= MOST_GROUPS:
+            raise errors.resource_exhausted(
+                f"topic {place.topic} has {MOST_GROUPS:,} groups: delete some that are not needed, or consume without "
+                "one"
+            )
+
+    @contextmanager
+    def consuming(self, namespace: str) -> Iterator[None]:
+        """Count a consumer. Raises RESOURCE_EXHAUSTED when the namespace has as many as it may."""
+        if self._consumers[namespace] >= MOST_CONSUMERS:
+            raise errors.resource_exhausted(
+                f"namespace {namespace} has {MOST_CONSUMERS:,} consumers: end some that are not needed"
+            )
+        self._consumers[namespace] += 1
+        try:
+            yield
+        finally:
+            self._consumers[namespace] -= 1
+            if not self._consumers[namespace]:
+                del self._consumers[namespace]
 
     async def _measure(self) -> None:
         """Look, every few seconds, what the namespaces keep that publish."""

@@ -56,20 +56,22 @@ class StreamHandler(Stream):
         first = await anext(aiter(request), None)
         if first is None:
             raise errors.invalid_argument("the first message is missing: say which topic to consume")
-        seat, place = await self._join(first, ctx)
-        # owned: below
-        listener = asyncio.get_running_loop().create_task(_listen(seat, first, request))
-        try:
-            yield pb.ConsumeResponse(next=seat.next)
-            while (frame := await seat.frame()) is not None:
-                yield messages.frame(place.topic, *frame)
-        finally:
-            seat.leave()
-            listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listener
+        place, terms, start = self._asked(first, ctx)
+        with self._topics.consuming(place.namespace):
+            seat = await self._topics.join(place, terms, start, auto_ack=first.auto_ack)
+            # owned: below
+            listener = asyncio.get_running_loop().create_task(_listen(seat, first, request))
+            try:
+                yield pb.ConsumeResponse(next=seat.next)
+                while (frame := await seat.frame()) is not None:
+                    yield messages.frame(place.topic, *frame)
+            finally:
+                seat.leave()
+                listener.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await listener
 
-    async def _join(self, request: pb.ConsumeRequest, ctx: Any) -> tuple[Seat, Place]:
+    def _asked(self, request: pb.ConsumeRequest, ctx: Any) -> tuple[Place, Terms, Where]:
         namespace = self._topics.namespace(ctx, request.namespace)
         if request.group:
             topic.group(request.group)
@@ -79,7 +81,7 @@ class StreamHandler(Stream):
         start = messages.where(request.from_, Where())
         if request.auto_ack:
             terms = Terms(_FOR_EVER, terms.max_deliver, terms.backoff, terms.max_in_flight)
-        return await self._topics.join(place, terms, start, auto_ack=request.auto_ack), place
+        return place, terms, start
 
 
 async def _listen(seat: Seat, first: pb.ConsumeRequest, requests: AsyncIterator[pb.ConsumeRequest]) -> None:

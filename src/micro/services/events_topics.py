@@ -26,7 +26,7 @@ class TopicsHandler(TopicsService):
         told = []
         for state in await self._topics.events.topics(namespace):
             try:
-                groups = await self._topics.events.groups(namespace, state.name)
+                groups = await self._topics.events.group_names(namespace, state.name)
             except Error as error:
                 if error.kind is not Kind.NOT_FOUND:
                     raise
@@ -48,7 +48,7 @@ class TopicsHandler(TopicsService):
                 f"topic {name} is the platform's: how long it is kept is for admins of namespace {namespace} to say"
             )
         state = await self._topics.made(namespace, name, retention)
-        groups = await self._topics.events.groups(namespace, name)
+        groups = await self._topics.events.group_names(namespace, name)
         return pb.TopicsConfigureResponse(topic=messages.topic(state, len(groups)))
 
     async def delete(self, request: pb.TopicsDeleteRequest, ctx: Any) -> pb.TopicsDeleteResponse:

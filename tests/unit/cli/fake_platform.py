@@ -178,10 +178,11 @@ class FakePlatform:
     def do_list(self, request: dict[str, Any], _: dict[str, str]) -> Any:
         return {}
 
-    def do_check(self, _: dict[str, Any], headers: dict[str, str]) -> Any:
-        if headers["micro-service"] not in self.health:
+    def do_check(self, request: dict[str, Any], headers: dict[str, str]) -> Any:
+        asked = " ".join(filter(None, (headers["micro-service"], request.get("service", ""))))
+        if asked not in self.health:
             raise Refusal("unavailable", "no healthy upstream", 503)
-        return {"status": self.health[headers["micro-service"]]}
+        return {"status": self.health[asked]}
 
     def do_proxies(self, _: dict[str, Any], __: dict[str, str]) -> Any:
         return {"proxies": self.proxies}

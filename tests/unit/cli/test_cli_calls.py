@@ -91,7 +91,8 @@ FAILURES: list[tuple[list[str], int, str]] = [
     (["--bogus"], 2, "micro: unknown flag --bogus: see: micro --help\n"),
     (["--env"], 2, "micro: --env needs a name: type --env NAME\n"),
     (["services", "--outptu=json"], 2, "micro: unknown flag --outptu: did you mean --output?\n"),
-    (["services", "extra"], 2, "micro: unexpected 'extra': see: micro services --help\n"),
+    (["services", "users", "extra"], 2, "micro: unexpected 'extra': see: micro services --help\n"),
+    (["services", "nope"], 4, "micro: service 'nope' not found in namespace 'micro': see micro services\n"),
 ]  # fmt: skip
 
 
@@ -254,7 +255,7 @@ def test_services_are_listed_by_name(micro: Shell, platform: FakePlatform) -> No
 
 def test_services_as_json_keep_their_promise(micro: Shell) -> None:
     found = json.loads(micro("services", "-o", "json").out)
-    assert [set(one) for one in found] == [{"name", "version", "nodes", "endpoints"}] * 2
+    assert [set(one) for one in found] == [{"name", "version", "nodes", "endpoints", "consumes", "subscribes"}] * 2
     hello = found[0]
     assert hello["nodes"] == [{"id": "helloworld-1", "address": "127.0.0.1:40001"}]
     assert [(one["name"], one["stream"]) for one in hello["endpoints"]] == [

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from micro.domain import errors, progress
-from micro.domain.delivery import EXPIRED, GONE, WINDOW_EVENTS, Delivered, Delivery, Member, Terms
+from micro.domain.delivery import EXPIRED, GONE, STALL_SECONDS, WINDOW_EVENTS, Delivered, Delivery, Member, Terms
 from micro.domain.event import Event, Progress
 
 TERMS = Terms(ack_wait=30.0, max_deliver=3, backoff=(1.0, 5.0), max_in_flight=4)
@@ -348,3 +348,45 @@ def test_the_progress_tells_what_is_next() -> None:
     assert machine.next == 5
     machine.leave(member, 0.0, GONE)
     assert machine.next == 5
+
+
+def test_what_a_member_does_not_take_goes_to_others_untried() -> None:
+    """It reads no more, as a process does that is stopped, and its connection stays."""
+    machine = Delivery()
+    stopped = machine.join(Terms(ack_wait=600.0, max_in_flight=2))
+    machine.offer([event(1, "a"), event(2, "a"), event(3)])
+    assert machine.deal(0.0) == [stopped]
+    other = machine.join(TERMS)
+    assert machine.wake_at() == STALL_SECONDS
+    machine.expire(STALL_SECONDS)
+    assert [(one.event.offset, one.attempt) for one in taken(machine, other, STALL_SECONDS)] == [(1, 1), (3, 1)]
+    machine.ack(other, 1)
+    machine.ack(other, 2)
+    assert offsets(taken(machine, other, 31.0)) == [2]
+    machine.leave(other, 32.0, failed=False)
+    assert machine.deal(33.0) == []
+    assert machine.take(stopped, 34.0, 10, 1000) == []
+    assert offsets(taken(machine, stopped, 34.0)) == [2]
+    assert machine.wake_at() == 634.0
+
+
+def test_a_member_that_takes_a_part_has_time_for_the_rest() -> None:
+    machine = Delivery()
+    member = machine.join(Terms(ack_wait=5.0))
+    machine.offer(events(1, 3))
+    machine.deal(0.0)
+    assert offsets(machine.take(member, 4.0, 1, 1000)) == [1]
+    machine.expire(5.0)
+    assert offsets(machine.take(member, 6.0, 10, 1000)) == [2, 3]
+
+
+def test_who_has_left_is_forgotten_at_once_however_long_its_time_was() -> None:
+    machine = Delivery()
+    stays = machine.join(Terms(ack_wait=1e9))
+    for number in range(1, 11):
+        machine.offer([event(number)])
+        member = machine.join(Terms(ack_wait=1e9))
+        machine.drain(stays)
+        assert offsets(taken(machine, member)) == list(range(1, number + 1))
+        machine.leave(member, 0.0, failed=False)
+    assert machine.wake_at() is None

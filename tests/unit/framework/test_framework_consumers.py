@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from frail import Frail
 
 from gen.helloworld.helloworld_connect import Helloworld
-from micro import Service, broker, events
+from gen.helloworld.helloworld_pb import Request, Response
+from micro import Service, broker, client, events
+from micro.framework import consumers
 from micro.framework.consumers import Handling
 from micro.testing import platform
-from micro.testing.app import started
+from micro.testing.app import Connection, connect, started
 
 
 @dataclass
@@ -161,3 +164,121 @@ def test_bad_declarations_are_told_at_import() -> None:
     ]:
         with pytest.raises(TypeError, match=said):
             declare()
+
+
+async def test_a_service_that_starts_while_events_is_away_answers_calls_and_consumes_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hello(Helloworld):
+        async def call(self, request: Request, ctx: Any) -> Response:
+            return Response(msg=f"Hello {request.name}")
+
+    app, came = Service("mailer", Hello()), asyncio.Event()
+    monkeypatch.setattr(consumers, "LONG", 0.0)
+
+    @app.consume("orders", start="all")
+    async def mail(order: Order) -> None:
+        came.set()
+
+    async with platform.running() as running:
+        await events.publish("orders", Order("1"))
+        with client.pool.through(frail := Frail(running.services)):
+            frail.away = True
+            async with connect(app) as service:
+                await app.consumers.joined()
+                assert await service.call("call", {"name": "Ann"}) == {"msg": "Hello Ann"}
+                assert await health(service) == "SERVING"
+                assert await health(service, "consumers") == "NOT_SERVING"
+                assert await health(service, "consumers/orders/mailer") == "NOT_SERVING"
+                assert "nothing is there" in app.consumers.reasons["orders/mailer"]
+                frail.away = False
+                await asyncio.wait_for(came.wait(), 30)
+                assert await health(service, "consumers") == "SERVING"
+
+
+async def health(service: Connection, name: str = "") -> str:
+    """What the service says of itself, or of one side of it."""
+    answer = await service.http("POST", "/grpc.health.v1.Health/Check", {"service": name})
+    return str(answer.json()["status"])
+
+
+async def test_a_stream_that_breaks_under_a_handler_does_not_have_the_event_handled_twice() -> None:
+    app, begun, go = made(), asyncio.Event(), asyncio.Event()
+    tries: list[tuple[int, int]] = []
+
+    @app.consume("orders", start="all")
+    async def handle(event: events.Event[bytes]) -> None:
+        tries.append((event.offset, event.attempt))
+        if event.offset == 1:
+            begun.set()
+            await go.wait()
+
+    async with platform.running() as running:
+        await events.publish_batch("orders", [b""] * 3)
+        with client.pool.through(frail := Frail(running.services)):
+            async with started(app):
+                await begun.wait()
+                frail.cut()
+                async with asyncio.timeout(30):
+                    while frail.streams < 2:
+                        await asyncio.sleep(0)
+                go.set()
+                await running.handled("orders", "mailer")
+                assert [offset for offset, _ in tries].count(1) == 1
+                assert tries[0] == (1, 1)
+                assert {offset for offset, _ in tries} == {1, 2, 3}
+        assert await running.dead_letters("orders", "mailer") == []
+
+
+async def test_a_plain_function_that_outlives_the_drain_gives_its_event_to_another_and_counts_for_nothing() -> None:
+    first, second, begun = made(), made(), asyncio.Event()
+    go, ended = threading.Event(), threading.Event()
+    done: list[tuple[int, int]] = []
+    loop = asyncio.get_running_loop()
+
+    @first.consume("orders", max_deliver=1)
+    def slow(event: events.Event[bytes]) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        go.wait(30)
+        ended.set()
+        raise ValueError("too late")
+
+    @second.consume("orders", max_deliver=1)
+    async def quick(event: events.Event[bytes]) -> None:
+        done.append((event.offset, event.attempt))
+
+    first.consumers.drain = 0.0
+    async with platform.running() as running:
+        async with started(first):
+            await first.consumers.joined()
+            await events.publish("orders", b"")
+            await begun.wait()
+        assert not ended.is_set()
+        async with started(second):
+            await running.handled("orders", "mailer")
+            go.set()
+            await asyncio.to_thread(ended.wait, 30)
+            await running.publish("orders", b"")
+        assert await running.dead_letters("orders", "mailer") == []
+    assert done == [(1, 1), (2, 1)]
+
+
+async def test_a_service_that_only_consumes_needs_no_handler() -> None:
+    app, came = Service("mailer"), list[str]()
+
+    @app.consume("orders")
+    async def mail(order: Order) -> None:
+        came.append(order.id)
+
+    async with platform.running(app) as running:
+        await running.publish("orders", Order("7"), group="mailer")
+    assert came == ["7"]
+    told = app.registration()
+    assert (told.endpoints, told.metadata) == ((), {"consumes": "orders/mailer"})
+    async with connect(app) as service:
+        answer = await service.http("POST", "/mailer/list", {})
+        assert (answer.status, "mailer has no endpoint at /mailer/list: it takes no calls" in answer.body.decode()) == (
+            404,
+            True,
+        )
+        assert await health(service) == "SERVING"

@@ -125,6 +125,25 @@ async def test_a_payload_of_another_type_is_a_dead_letter_and_not_seen() -> None
         assert dead.reason == "event 1 of orders is no Order: it is not JSON"
 
 
+@dataclass
+class Positive:
+    amount: int
+
+    def __post_init__(self) -> None:
+        if self.amount <= 0:
+            raise LookupError(f"no amount: {self.amount}")
+
+
+async def test_an_event_that_its_class_does_not_like_is_a_dead_letter_and_the_loop_goes_on() -> None:
+    async with platform.running() as running:
+        await events.publish_batch("orders", [{"amount": -1}, {"amount": 1}])
+        async with events.consume("orders", group="g", start="all", as_type=Positive, max_deliver=1) as consumer:
+            assert (await anext(aiter(consumer))).value == Positive(1)
+            await running.handled("orders", "g", upto=1)
+        [dead] = await running.dead_letters("orders", "g")
+        assert dead.reason == "LookupError: no amount: -1"
+
+
 async def test_sent_is_handled_where_that_was_asked_for() -> None:
     async with platform.running() as running:
         for _ in range(3):

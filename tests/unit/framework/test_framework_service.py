@@ -122,7 +122,6 @@ def test_without_a_name_it_is_the_folder_s(monkeypatch: pytest.MonkeyPatch, tmp_
     ("arguments", "says"),
     [
         ((Handler(),), "the name comes first"),
-        (("helloworld",), "needs a handler"),
         (("helloworld", Handler), "pass Handler"),
         (("helloworld", object()), "derive its class"),
     ],
@@ -135,6 +134,15 @@ def test_what_is_written_wrong_says_what_to_write(arguments: tuple[Any, ...], sa
 def test_a_name_that_is_none_is_refused() -> None:
     with pytest.raises(Error, match="not a service name"):
         Service("Hello World", Handler())
+
+
+async def test_a_service_with_nothing_to_do_says_so_when_it_starts() -> None:
+    app = Service("idle")
+    async with AsyncExitStack() as stack:
+        with pytest.raises(TypeError, match=r"service idle has nothing to do: give it a handler"):
+            await app.start(stack)
+    with pytest.raises(TypeError, match="nothing to do"):
+        app.run()
 
 
 class Recorded(Registrar):

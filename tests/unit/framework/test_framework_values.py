@@ -114,6 +114,8 @@ def test_whatever_is_there_is_a_value_or_a_clear_error(data: bytes, as_type: Any
         (b'{"name": "A", "place": [1]}', Person, "the value of 'k' is no Person: place is a list, not a list of 2"),
         (b'{"name": "A", "mood": "so"}', Person, "the value of 'k' is no Person: mood is a string, not one of 'good', 'bad'"),
         (b"[" * 100_000, list, "the value of 'k' is no list: it is nested too deeply"),
+        (b"1" + b"0" * 400, float, "the value of 'k' is no float: it is too large for a number"),
+        (b"[3]", list[uuid.UUID], "the value of 'k' is no list[uuid.UUID]: [0] is no UUID"),
         (b"\xff\xff", Request, "the value of 'k' is no Request: it is not that message"),
     ],
 )  # fmt: skip

@@ -41,6 +41,30 @@ async def test_health_knows_the_contracts_by_name(service: str, status: str) -> 
     assert (await check(echo(), service)).trailers["grpc-status"] == status
 
 
+async def test_a_side_of_a_service_has_a_health_of_its_own() -> None:
+    app, found = echo(), dict[str, object]()
+    app.aspects["consumers"] = health.Readiness()
+    app.aspects["consumers"].fail("orders", "away")
+    for name in ("", "consumers"):
+        answer = await check(app, name)
+        found[name] = HealthCheckResponse.from_binary(answer.body[5:]).status
+    assert found == {"": SERVING, "consumers": NOT_SERVING}
+    assert (await check(app, "blobs")).trailers["grpc-status"] == "5"
+
+
+async def test_what_a_probe_finds_is_told_to_those_who_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_PROBING", 0.001)
+    reasons, readiness = ["away"], health.Readiness()
+    readiness.add("probe", lambda: reasons[0])
+    watching = health.Health(health.Readiness(), (), {"consumers": readiness}).watch(
+        HealthCheckRequest(service="consumers"), None
+    )
+    seen = [(await anext(watching)).status]
+    reasons[0] = ""
+    seen.append((await anext(watching)).status)
+    assert seen == [NOT_SERVING, SERVING]
+
+
 async def test_health_can_be_asked_in_json() -> None:
     answer = await http(
         echo(), "POST", "/grpc.health.v1.Health/Check", headers={"content-type": "application/json"}, body=b"{}"
@@ -50,7 +74,7 @@ async def test_health_can_be_asked_in_json() -> None:
 
 async def test_health_is_watched_change_by_change() -> None:
     readiness = health.Readiness()
-    watching = health.Health(readiness, {"a.A"}).watch(HealthCheckRequest(), None)
+    watching = health.Health(readiness, {"a.A"}, {}).watch(HealthCheckRequest(), None)
     seen = [(await anext(watching)).status]
     readiness.fail("a", "broken")
     readiness.fail("b", "broken too")
@@ -58,7 +82,7 @@ async def test_health_is_watched_change_by_change() -> None:
     readiness.clear("a")
     readiness.clear("b")
     seen.append((await anext(watching)).status)
-    unknown = health.Health(readiness, {"a.A"}).watch(HealthCheckRequest(service="x"), None)
+    unknown = health.Health(readiness, {"a.A"}, {}).watch(HealthCheckRequest(service="x"), None)
     seen.append((await anext(unknown)).status)
     assert seen == [SERVING, NOT_SERVING, SERVING, HealthCheckResponse.ServingStatus.SERVICE_UNKNOWN]
 

@@ -16,7 +16,6 @@ import pytest
 from micro.backends.memory.store import MemoryStore
 from micro.domain.errors import Error, Kind
 from micro.domain.record import Put, Query
-from micro.ports import private_file
 from micro.ports.store import Kept, Store
 from micro.server import catalog, moving, settings, storage
 from micro.server.settings import Layout, Settings
@@ -59,8 +58,9 @@ class World:
         """As a server does; returns what it tells."""
         self.notes.clear()
         wanted = self.settings(store, **arguments)
+        catalog.sealing(self.layout).begin()
         await moving.settle(wanted, self.layout, self.notes.append)
-        private_file.write(self.layout.settings, wanted.dump())
+        storage.keep_url(self.layout, wanted, catalog.sealing(self.layout))
         return self.notes
 
     async def opened(self, store: str, owner: str, work: Callable[[Store], Awaitable[Any]]) -> Any:
@@ -220,7 +220,8 @@ async def test_the_way_back_to_files_needs_a_place_for_them(world: World) -> Non
 async def test_where_the_way_is_forgotten_is_told(world: World) -> None:
     await world.start(FIRST)
     await world.fill(FIRST)
-    world.layout.settings.unlink()
+    world.layout.config_key.unlink()
+    world.layout.key_ids.unlink()
     await refused(world.start("sqlite"), "start it once with the old MICRO_STORE, and then with the new one")
     assert await world.start(FIRST) == []
     assert len(await world.start("sqlite")) == 6
@@ -265,7 +266,7 @@ async def test_a_move_that_is_killed_anywhere_begins_anew(world: World, monkeypa
     await world.start(FIRST)
     await world.fill(FIRST)
     before, old = await world.content(FIRST), world.servers.copy()
-    remembered = [(path, path.read_text()) for path in (world.layout.storage, world.layout.settings)]
+    remembered = [(path, path.read_text()) for path in (world.layout.storage, world.layout.store_url)]
     for step in range(100):
         world.servers = old.copy()
         for path, text in remembered:

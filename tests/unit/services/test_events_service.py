@@ -413,8 +413,8 @@ async def test_many_events_are_shared_out_completely() -> None:
 
 async def test_an_event_whose_last_try_fails_as_nobody_is_left_is_a_dead_letter() -> None:
     async with world() as w:
-        await w.publish("1", "2")
         consumer = await w.consume(max_deliver=1)
+        await w.publish("1", "2")
         one, _ = await consumer.take(2)
         consumer.nack(one, "no")
         await consumer.vanish()

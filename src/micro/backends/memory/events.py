@@ -196,6 +196,10 @@ class MemoryEvents(Events):
         found = self._find(namespace, topic)
         return {} if found is None else dict(sorted(found.groups.items()))
 
+    async def group_names(self, namespace: str, topic: str) -> Sequence[str]:
+        found = self._find(namespace, topic)
+        return [] if found is None else sorted(found.groups)
+
     async def progress(self, namespace: str, topic: str, group: str) -> Progress | None:
         found = self._find(namespace, topic)
         return None if found is None else found.groups.get(group)

@@ -126,12 +126,15 @@ class Appends:
         await stack.enter_async_context(self._connection.reconnects(self._lost))
         await self._tasks.start(stack)
 
-    async def append(self, stream: str, messages: Sequence[Outgoing]) -> tuple[list[Stored], bool]:
+    async def append(self, stream: str, messages: Sequence[Outgoing], spare: int = 0) -> tuple[list[Stored], bool]:
         """Where the messages are, and whether some may have been there by an earlier try of this same call.
+
+        Args:
+            spare: bytes that each has to have left of what NATS takes in one message.
 
         Raises NOT_FOUND when there is no such stream, RESOURCE_EXHAUSTED, UNAVAILABLE.
         """
-        room = self._connection.client.max_payload
+        room = self._connection.client.max_payload - spare
         if any(len(each.data) + _HEADERS + sum(map(len, each.headers.values())) > room for each in messages):
             raise errors.resource_exhausted(f"{self._subject}: larger than NATS takes in one message: {room:,} bytes")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

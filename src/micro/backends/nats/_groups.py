@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from micro.backends.nats import _topics
 from micro.backends.nats._appends import Appends, Outgoing
@@ -20,6 +20,8 @@ from micro.domain.event import PAGE_BYTES, PAGE_EVENTS, DeadLetter, Event, Progr
 
 GROUPS, DEAD = "EVENTS_groups", "EVENTS_dead"
 """No namespace's: theirs have another underscore."""
+
+T = TypeVar("T")
 
 _SUBJECTS = {GROUPS: "micro.eventgroups", DEAD: "micro.deadevents"}
 _PARTS = b"\n"
@@ -54,10 +56,14 @@ class Groups:
 
     async def all(self, topic: str, identity: str) -> dict[str, Progress]:
         prefix = f"{_SUBJECTS[GROUPS]}.{topic}.{identity}."
-        subjects = await self._streams.subjects(GROUPS, f"{prefix}*")
+        subjects = await self._there(lambda: self._streams.subjects(GROUPS, f"{prefix}*"))
         found = await self._cells(GROUPS, subjects)
         pairs = zip(subjects, found, strict=True)
         return {_group(subject): _to_progress(data) for subject, data in pairs if data is not None}
+
+    async def names(self, topic: str, identity: str) -> list[str]:
+        pattern = f"{_SUBJECTS[GROUPS]}.{topic}.{identity}.*"
+        return sorted(map(_group, await self._there(lambda: self._streams.subjects(GROUPS, pattern))))
 
     async def one(self, topic: str, identity: str, group: str) -> Progress | None:
         (found,) = await self._cells(GROUPS, [f"{_SUBJECTS[GROUPS]}.{topic}.{identity}.{to_token(group)}"])
@@ -65,25 +71,27 @@ class Groups:
 
     async def keep(self, topic: str, identity: str, group: str, progress: Progress) -> None:
         subject = f"{_SUBJECTS[GROUPS]}.{topic}.{identity}.{to_token(group)}"
-        await self._appends.append(GROUPS, [Outgoing(subject, {}, _from_progress(progress))])
+        cell = [Outgoing(subject, {}, _from_progress(progress))]
+        await self._there(lambda: self._appends.append(GROUPS, cell))
 
     async def forget(self, topic: str, identity: str, group: str) -> bool:
         # The group last: who was interrupted forgets it again.
-        await self._streams.purge(DEAD, f"{_SUBJECTS[DEAD]}.{topic}.{identity}.{to_token(group)}.*")
-        return await self._streams.purge(GROUPS, f"{_SUBJECTS[GROUPS]}.{topic}.{identity}.{to_token(group)}") > 0
+        await self._purge(DEAD, f"{_SUBJECTS[DEAD]}.{topic}.{identity}.{to_token(group)}.*")
+        return await self._purge(GROUPS, f"{_SUBJECTS[GROUPS]}.{topic}.{identity}.{to_token(group)}") > 0
 
     async def clear(self, topic: str) -> None:
         """Remove all cells of a topic, or of a namespace with "NAMESPACE.*", whichever its id was."""
         for stream, subject in _SUBJECTS.items():
-            await self._streams.purge(stream, f"{subject}.{topic}.>")
+            await self._purge(stream, f"{subject}.{topic}.>")
 
     async def bury(self, topic: str, identity: str, group: str, dead: DeadLetter) -> None:
         prefix = f"{_SUBJECTS[DEAD]}.{topic}.{identity}.{to_token(group)}"
-        await self._appends.append(DEAD, [Outgoing(f"{prefix}.{dead.event.offset}", {}, _from_dead(dead))])
+        cell = [Outgoing(f"{prefix}.{dead.event.offset}", {}, _from_dead(dead))]
+        await self._there(lambda: self._appends.append(DEAD, cell))
 
     async def buried(self, topic: str, identity: str, group: str, after: int, limit: int) -> list[DeadLetter]:
         prefix = f"{_SUBJECTS[DEAD]}.{topic}.{identity}.{to_token(group)}."
-        told = await self._streams.subjects(DEAD, f"{prefix}*")
+        told = await self._there(lambda: self._streams.subjects(DEAD, f"{prefix}*"))
         offsets = sorted(offset for each in told if (offset := int(each.removeprefix(prefix))) > after)
         page: list[DeadLetter] = []
         size = 0
@@ -101,15 +109,29 @@ class Groups:
 
     async def unbury(self, topic: str, identity: str, group: str, offsets: Sequence[int]) -> int:
         prefix = f"{_SUBJECTS[DEAD]}.{topic}.{identity}.{to_token(group)}"
-        return sum([await self._streams.purge(DEAD, f"{prefix}.{offset}") for offset in offsets])
+        return sum([await self._purge(DEAD, f"{prefix}.{offset}") for offset in offsets])
 
     async def dead(self, topic: str, identity: str, group: str) -> int:
         pattern = f"{_SUBJECTS[DEAD]}.{topic}.{identity}.{to_token(group)}.*"
         if self._replicas > 1:
             # By the leader: another server may not have heard of all yet.
-            return len(await self._streams.subjects(DEAD, pattern))
-        found, more = await self._streams.direct(DEAD, {"seq": 1, "next_by_subj": pattern, "batch": 1})
+            return len(await self._there(lambda: self._streams.subjects(DEAD, pattern)))
+        query = {"seq": 1, "next_by_subj": pattern, "batch": 1}
+        found, more = await self._there(lambda: self._streams.direct(DEAD, query))
         return len(found) + more
+
+    async def _purge(self, stream: str, subject: str) -> int:
+        return await self._there(lambda: self._streams.purge(stream, subject))
+
+    async def _there(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What the streams of cells are asked; they are made again where NATS has lost them while we were running."""
+        try:
+            return await ask()
+        except errors.Error as error:
+            if error.kind is not errors.Kind.NOT_FOUND:
+                raise
+        await self.start()
+        return await ask()
 
     async def _cells(self, stream: str, subjects: Sequence[str]) -> list[bytes | None]:
         """What is in each, as the stream's leader knows it."""

@@ -6,6 +6,7 @@ Straight through the server's own API and not through the client library's class
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -188,16 +189,20 @@ class Streams:
         """Headers and data of a message, by its sequence or as the last of its subject, as the stream's leader knows
         it; None when it is gone."""
 
-        async def attempt() -> tuple[dict[str, str], bytes]:
-            raw = await self._connection.jetstream.get_msg(stream, sequence or None, subject=subject or None)
-            return raw.headers or {}, raw.data or b""
-
+        query = {"seq": sequence} if sequence else {"last_by_subj": subject}
         try:
-            return await self.patiently(attempt)
+            found = (await self.call(f"STREAM.MSG.GET.{stream}", query))["message"]
         except errors.Error as error:
             if error.kind is errors.Kind.NOT_FOUND:
                 return None
             raise
+        return _headers(base64.b64decode(found.get("hdrs") or "")), base64.b64decode(found.get("data") or "")
+
+
+def _headers(raw: bytes) -> dict[str, str]:
+    """Of a message as it lies in a stream; in UTF-8, which the client library takes them for in some places only."""
+    lines = (line.partition(b":") for line in raw.split(b"\r\n")[1:] if line)
+    return {name.decode(errors="replace"): value.strip().decode(errors="replace") for name, _, value in lines}
 
 
 async def _collect(queue: asyncio.Queue[Msg]) -> tuple[list[Msg], int]:

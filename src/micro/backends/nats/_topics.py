@@ -82,10 +82,18 @@ def config(namespace: str, topic: str, retention: Retention, replicas: int, *, a
 
 
 def state_of(info: Info) -> TopicState:
-    """What a stream's information says about a topic."""
+    """What a stream's information says about a topic.
+
+    Raises FAILED_PRECONDITION for a stream that does not say all that it should: none that a release has made.
+    """
     settings, state = info["config"], info["state"]
     last = int(state["last_seq"])
     metadata = settings["metadata"]
+    if not metadata.get(_BYTES, "").isdecimal():
+        raise errors.failed_precondition(
+            f"stream {settings['name']} is of an early state of micro and does not say how many bytes it may keep: "
+            f"remove it with all its events, micro events delete {metadata[_TOPIC]} --force"
+        )
     return TopicState(
         name=metadata[_TOPIC],
         retention=Retention(

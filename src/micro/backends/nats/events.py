@@ -51,6 +51,11 @@ SUBJECT = "events' state"
 _KNOWN_SECONDS = 5.0
 _KNOWN = 20_000
 _AT_ONCE = 16
+_SHORT = 10
+"""How often a cluster may say that a stream ends in front of what was read: a new leader may not know all at once."""
+
+_DEAD_BYTES = 8 << 10
+"""What a dead letter has more than its event: above all why it was given up."""
 
 
 class NatsEvents(Events):
@@ -107,7 +112,7 @@ class NatsEvents(Events):
         return sorted((_topics.state_of(each) for each in found if _topics.is_topic(each)), key=lambda each: each.name)
 
     async def state(self, namespace: str, topic: str) -> TopicState | None:
-        info = await self._streams.info(_topics.stream_of(namespace, topic))
+        info = await self._looked_at(namespace, topic)
         return _topics.state_of(info) if info is not None else None
 
     async def delete(self, namespace: str, topic: str) -> bool:
@@ -137,7 +142,7 @@ class NatsEvents(Events):
                 self._count += 1
                 marks.append(f"{self._marks}.{self._count:x}")
                 sent.append(Outgoing(subject, *_topics.encode(event, marks[-1])))
-        stored, retried = await self._appends.append(stream, sent)
+        stored, retried = await self._appends.append(stream, sent, _DEAD_BYTES)
         self._trim.grown(stream, sum(event.size for event in events), len(sent))
         done: list[Appended] = []
         told: dict[int, Appended] = {}
@@ -188,21 +193,29 @@ class NatsEvents(Events):
 
     async def tail(self, namespace: str, topic: str, start: int) -> AsyncGenerator[Sequence[Event]]:
         stream, cursor, identity = _topics.stream_of(namespace, topic), max(start, 1), ""
+        read = short = 0
         delays = backoff.exponential(first=0.02, cap=0.5)
         while True:
             follow = Follow(self._connection, stream, cursor)
             self._follows.setdefault(stream, set()).add(follow)
             try:
-                now = (await self._info(namespace, topic))["config"]["metadata"][ID_NAME]
+                info = await self._info(namespace, topic)
+                now = info["config"]["metadata"][ID_NAME]
                 if identity not in ("", now):
                     raise errors.not_found(f"topic {topic} was deleted, and made anew")
+                short = short + 1 if info["state"]["last_seq"] < read else 0
+                if short and (self._replicas == 1 or short > _SHORT):
+                    # Its next events will have offsets that were read before.
+                    raise errors.not_found(f"topic {topic} has lost events that were read: NATS was set back")
+                if short:
+                    raise TailBrokenError(f"it ends in front of {read}")
                 identity = now
                 async with follow:
                     while True:
                         found = await follow.next()
                         batch = [_topics.decode(raw.headers, raw.data, at, ms) for at, ms, raw in found if at >= cursor]
                         if batch:
-                            cursor = batch[-1].offset + 1
+                            read, cursor = batch[-1].offset, batch[-1].offset + 1
                             delays = backoff.exponential(first=0.02, cap=0.5)
                             yield batch
             except (TailBrokenError, nats.errors.Error, OSError, errors.Error) as error:
@@ -218,6 +231,10 @@ class NatsEvents(Events):
     async def groups(self, namespace: str, topic: str) -> Mapping[str, Progress]:
         identity = await self._identity(namespace, topic)
         return await self._groups.all(prefix_of(namespace, topic), identity) if identity else {}
+
+    async def group_names(self, namespace: str, topic: str) -> Sequence[str]:
+        identity = await self._identity(namespace, topic)
+        return await self._groups.names(prefix_of(namespace, topic), identity) if identity else []
 
     async def progress(self, namespace: str, topic: str, group: str) -> Progress | None:
         identity = await self._identity(namespace, topic)
@@ -273,9 +290,17 @@ class NatsEvents(Events):
         return await self._streams.ensure(config)
 
     async def _info(self, namespace: str, topic: str) -> Info:
-        info = await self._streams.info(_topics.stream_of(namespace, topic))
+        info = await self._looked_at(namespace, topic)
         if info is None:
             raise errors.not_found(f"there is no topic {topic}: publish to it, or consume it, to make it")
+        return info
+
+    async def _looked_at(self, namespace: str, topic: str) -> Info | None:
+        """A topic's stream. What was known of another one with its name is forgotten."""
+        info = await self._streams.info(_topics.stream_of(namespace, topic))
+        known = self._known.get((namespace, topic))
+        if known is not None and (info is None or info["config"]["metadata"].get(ID_NAME) != known[0]):
+            self._known.pop((namespace, topic), None)
         return info
 
     async def _state(self, namespace: str, topic: str) -> TopicState:

@@ -42,6 +42,9 @@ _CALL_MS = 5000
 _NEW_TRIES = 3
 """How often it is tried while there is no such namespace: of a new one `events` may not have heard yet."""
 
+_TURN_TRIES = 6
+"""How often it is tried before the others have their turn: one topic that cannot be reached holds up no other."""
+
 _AGAIN = (Kind.UNAVAILABLE, Kind.DEADLINE_EXCEEDED, Kind.CANCELED, Kind.ABORTED, Kind.UNAUTHENTICATED, Kind.UNKNOWN)
 
 _Topic = tuple[str, str]
@@ -136,7 +139,7 @@ class RemoteAnnouncements(Announcements):
         return topic, batch
 
     async def _publish(self, topic: _Topic, batch: list[pb.NewEvent]) -> None:
-        """Return when they are kept, or never will be."""
+        """Return when they are kept, or never will be, or wait again as it is the others' turn."""
         request = pb.PublishBatchRequest(topic=topic[1], events=batch, namespace=topic[0])
         for attempt, delay in enumerate(backoff.exponential(first=0.1, cap=5.0), 1):
             try:
@@ -147,6 +150,11 @@ class RemoteAnnouncements(Announcements):
                     self._refused(topic, error)
                     return
             await asyncio.sleep(delay)
+            if attempt >= _TURN_TRIES and self._waiting.keys() - {topic}:
+                later = self._waiting.pop(topic, ())
+                self._waiting[topic] = deque([*batch, *later])  # behind the others
+                self._count += len(batch)
+                return
         self._failing.discard(topic)
         if self._dropped:
             log.warning("events can be reached again: %d of the platform's were dropped", self._dropped)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from micro.cli import failures, plan, view
+from micro.cli import failures, listening, plan, view
 from micro.cli.session import Session
 from micro.domain import names
 
@@ -76,7 +76,18 @@ def _show(services: list[dict[str, Any]], args: argparse.Namespace, session: Ses
             session.out.line(f"  {line}")
     if failed and not args.name:
         _summary(failed, session)
+    if args.name:
+        _listening(plan.reference(args.name), session)
     return failures.OK
+
+
+def _listening(reference: plan.Reference, session: Session) -> None:
+    """A line for what the service consumes and has not been connected to for long; nothing while all is well."""
+    services = session.platform.registered(reference.name)
+    places = sorted({place for one in services for place in listening.away(one, session.platform)})
+    if places:
+        session.out.line()
+        session.out.line(f"not connected to {', '.join(places)}; why: {session.micro} logs {reference.name}")
 
 
 def _summary(failed: list[dict[str, Any]], session: Session) -> None:

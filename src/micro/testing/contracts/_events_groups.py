@@ -61,6 +61,7 @@ class ProgressContract:
             await events.advance(NS, TOPIC, group, Progress(floor))
         found = await events.groups(NS, TOPIC)
         assert sorted(found) == GROUPS
+        assert list(await events.group_names(NS, TOPIC)) == GROUPS
         assert [normal(found[group]).floor for group in GROUPS] == list(range(len(GROUPS)))
 
     async def test_of_its_own_topic_only(self, events: Events) -> None:
@@ -99,6 +100,7 @@ class ProgressContract:
         await refused(Kind.NOT_FOUND, events.advance(NS, TOPIC, "billing", Progress()))
         assert await events.progress(NS, TOPIC, "billing") is None
         assert dict(await events.groups(NS, TOPIC)) == {}
+        assert list(await events.group_names(NS, TOPIC)) == []
         assert not await events.forget(NS, TOPIC, "billing")
 
 

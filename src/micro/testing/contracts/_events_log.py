@@ -119,9 +119,12 @@ class DedupContract:
 
     async def test_any_text_is_a_dedup_id(self, events: Events) -> None:
         await ready(events)
-        for _ in range(2):
-            for text in TEXTS:
-                await events.append(NS, TOPIC, [new(text.encode(), dedup_id=text)])
+        sent = [new(text.encode(), dedup_id=text, key=text, metadata={text: text}) for text in TEXTS]
+        for event in sent:
+            await events.append(NS, TOPIC, [event])
+        for event in sent:
+            (again,) = await events.append(NS, TOPIC, [new(b"again", dedup_id=event.dedup_id)])
+            assert (again.id, again.duplicate) == (event.id, True)
         assert await payloads(events) == [text.encode() for text in TEXTS]
 
     async def test_without_an_id_nothing_is_a_duplicate(self, events: Events) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import re
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -11,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from micro.backends.nats import _follow, _topics
+from micro.backends.nats import _follow, _groups, _topics
 from micro.backends.nats._connection import Connection
 from micro.backends.nats.events import NatsEvents
 from micro.domain import errors
-from micro.domain.event import New, Progress, Retention
+from micro.domain.event import DeadLetter, Event, New, Progress, Retention
 from micro.domain.record import Durability
 from micro.testing.contracts.events import NS, TOPIC, append, new, ready, refused
 from micro.testing.nats import NatsChild, nats_child
@@ -174,6 +175,21 @@ async def test_groups_that_were_left_behind_are_not_those_of_the_new_topic(
         assert dict(await other.groups(NS, TOPIC)) == {}
 
 
+async def test_a_topic_that_somebody_else_made_anew_begins_without_groups(
+    shared: NatsChild, events: NatsEvents
+) -> None:
+    """And who looks at it knows so at once, however short a time ago it had another one's progress kept."""
+    await ready(events)
+    await events.advance(NS, TOPIC, "billing", Progress(1000))
+    await asked(events, f"STREAM.DELETE.{_topics.stream_of(NS, TOPIC)}")
+    async with connected(shared) as other:
+        await ready(other)
+        state = await events.state(NS, TOPIC)
+        assert state is not None
+        assert state.last == 0
+        assert await events.progress(NS, TOPIC, "billing") is None
+
+
 async def test_nothing_is_read_ahead_that_nobody_takes(events: NatsEvents) -> None:
     await ready(events)
     for _ in range(4):
@@ -239,6 +255,73 @@ async def test_a_tail_ends_when_the_data_is_lost(child: NatsChild) -> None:
             await refused(errors.Kind.NOT_FOUND, anext(batches))
 
 
+async def test_groups_go_on_with_a_nats_that_has_lost_everything(child: NatsChild) -> None:
+    async with connected(child) as events:
+        await ready(events)
+        await append(events, b"1")
+        child.kill()
+        shutil.rmtree(child.server.config.parent / "data")
+        await child.start()
+        await ready(events)
+        assert await events.progress(NS, TOPIC, "billing") is None
+        dead = DeadLetter((await read_after(events, b"1"))[0], 1, "no", 1)
+        for keep in (events.bury(NS, TOPIC, "billing", dead), events.advance(NS, TOPIC, "billing", Progress(1))):
+            await keep
+        for stream in (_groups.DEAD, _groups.GROUPS):
+            await asked(events, f"STREAM.DELETE.{stream}")
+        assert await events.dead(NS, TOPIC, "billing") == 0
+        assert await events.buried(NS, TOPIC, "billing", 0, 10) == []
+        assert dict(await events.groups(NS, TOPIC)) == {}
+        await events.advance(NS, TOPIC, "billing", Progress(1))
+        assert list(await events.group_names(NS, TOPIC)) == ["billing"]
+
+
+async def read_after(events: NatsEvents, payload: bytes) -> list[Event]:
+    await append(events, payload)
+    return await events.read(NS, TOPIC, 1, 10)
+
+
+async def test_a_tail_ends_when_nats_is_set_back_to_an_earlier_state(child: NatsChild, tmp_path: Path) -> None:
+    """Else it would pass over what is appended next, which has offsets that it has had."""
+    data = child.server.config.parent / "data"
+    async with connected(child) as events:
+        await ready(events)
+        await append(events, b"1")
+        child.kill()
+        shutil.copytree(data, tmp_path / "earlier")
+        await child.start()
+        await append(events, b"2", b"3")
+        async with aclosing(events.tail(NS, TOPIC, 1)) as batches:
+            async with asyncio.timeout(30):
+                while (await anext(batches))[-1].offset < 3:
+                    pass
+            child.kill()
+            shutil.rmtree(data)
+            shutil.copytree(tmp_path / "earlier", data)
+            await child.start()
+            await refused(errors.Kind.NOT_FOUND, anext(batches))
+        assert [each.offset for each in await append(events, b"other")] == [2]
+
+
+async def test_what_is_taken_has_room_to_be_given_up(child: NatsChild) -> None:
+    """A NATS that takes no more than a MiB, as it does where nobody has set it: a dead letter is larger than its event,
+    and one that could not be kept would hold up its group for ever."""
+    child.kill()
+    config = child.server.config.read_text()
+    child.server.config.write_text(re.sub(r"max_payload: .*", "max_payload: 1MB", config))
+    await child.start()
+    async with connected(child) as events:
+        await ready(events)
+        room = events._connection.client.max_payload
+        assert room == 1 << 20
+        await refused(errors.Kind.RESOURCE_EXHAUSTED, append(events, b"x" * (room - 1500)))
+        await append(events, b"x" * (room - 9000))
+        (event,) = await events.read(NS, TOPIC, 1, 10)
+        worst = DeadLetter(event, 2**31, "\0" * 1024, 2**45)
+        await events.bury(NS, TOPIC, "g" * 63, worst)
+        assert await events.buried(NS, TOPIC, "g" * 63, 0, 10) == [worst]
+
+
 async def test_a_batch_is_refused_whole_where_the_topic_is_not(events: NatsEvents) -> None:
     await refused(errors.Kind.NOT_FOUND, append(events, *[b"x"] * 50))
 
@@ -258,3 +341,17 @@ async def test_many_batches_at_once_with_duplicates_among_them(events: NatsEvent
         assert found[told.offset].id == told.id
         assert (told.id == event.id) is not told.duplicate
     assert sum(not told.duplicate for told in itertools.chain(*done)) == 40
+
+
+async def test_a_stream_that_does_not_say_its_limit_is_named_and_can_be_removed(events: NatsEvents) -> None:
+    await ready(events)
+    await append(events, b"1")
+    name = _topics.stream_of(NS, TOPIC)
+    config = (await asked(events, f"STREAM.INFO.{name}"))["config"]
+    del config["metadata"][_topics._BYTES]
+    await asked(events, f"STREAM.UPDATE.{name}", config)
+    for call in (events.state(NS, TOPIC), events.topics(NS), events.groups(NS, TOPIC)):
+        with pytest.raises(errors.Error, match=rf"stream {name} is of an early .* micro events delete {TOPIC} --force"):
+            await call
+    assert await events.delete(NS, TOPIC)
+    assert await events.topics(NS) == []

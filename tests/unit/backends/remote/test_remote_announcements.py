@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from micro.backends.remote import announcements as remote
 from micro.backends.remote.announcements import BATCH, RemoteAnnouncements
 from micro.domain import errors
 from micro.ports.announcements import AUTH, RUNTIME
@@ -30,6 +31,7 @@ class Kept(Stream):
     Attributes:
         here: cleared while it is away.
         forgetful: how many calls are taken without an answer.
+        broken: a namespace whose topics cannot be reached.
         unheard: how many calls about a namespace are made before it has heard of that.
     """
 
@@ -39,6 +41,7 @@ class Kept(Stream):
         self.here = asyncio.Event()
         self.here.set()
         self.unheard: dict[str, float] = {}
+        self.broken = ""
         self.forgetful = 0
         self.asked = asyncio.Event()
         self._changed = asyncio.Event()
@@ -48,7 +51,7 @@ class Kept(Stream):
         if self.unheard.get(request.namespace, 0) > 0:
             self.unheard[request.namespace] -= 1
             raise errors.not_found(f"there is no namespace {request.namespace}")
-        if not self.here.is_set():
+        if not self.here.is_set() or request.namespace == self.broken:
             raise errors.unavailable("events is away")
         self.batches.append(len(request.events))
         topic = self.topics.setdefault((request.namespace, request.topic), [])
@@ -172,6 +175,20 @@ async def test_a_namespace_that_is_gone_is_told_nothing_and_holds_up_nobody(capl
         await kept.until(1, "rival")
     assert kept.told() == []
     assert not caplog.records
+
+
+async def test_a_topic_that_cannot_be_reached_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_TURN_TRIES", 1)
+    kept = Kept()
+    kept.broken = "blog"
+    async with telling(kept) as announcements:
+        for number in range(BATCH + 1):
+            announcements.tell("blog", RUNTIME, "service.ready", {"service": f"{number}"})
+        announcements.tell("shop", RUNTIME, "service.ready", {"service": "greeter"})
+        await kept.until(1)
+        kept.broken = ""
+        told = await kept.until(BATCH + 1, "blog")
+    assert [one["service"] for one in told] == [str(number) for number in range(BATCH + 1)]
 
 
 async def test_what_happens_last_is_told_before_the_process_ends_if_it_can() -> None:
