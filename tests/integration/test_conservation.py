@@ -1,7 +1,7 @@
 """Events are conserved: while what carries and handles them is killed at random, each acknowledged one is handled, in
 the order of its key, and the dead letters are those that were made to fail.
 
-For twenty seconds; MICRO_SOAK=N makes it N.
+For twelve seconds; MICRO_SOAK=N makes it N.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import worlds
 
 from micro.domain.delivery import GONE
 
-SECONDS = max(float(os.environ.get("MICRO_SOAK", "0")), 20.0)
+SECONDS = max(float(os.environ.get("MICRO_SOAK", "0")), 12.0)
 CONSUMERS = 3
 VICTIMS = ("consumer", "events", "nats", "consumer", "network", "mesh")
 

@@ -415,6 +415,11 @@ _BROKER: Mapping[str, Case] = {
     f"{_B}Publish": _plain(
         lambda about: broker.PublishRequest(topic="orders", message=broker.Message(body=b"x"), namespace=about.field)
     ),
+    f"{_B}PublishBatch": _plain(
+        lambda about: broker.PublishBatchRequest(
+            topic="orders", messages=[broker.Message(body=b"x")], namespace=about.field
+        )
+    ),
     f"{_B}Subscribe": _plain(
         lambda about: broker.SubscribeRequest(topic="orders.*", queue="billing", namespace=about.field),
         enough=bool,

@@ -165,7 +165,7 @@ class Consumer:
 
     def _again(self, error: Error) -> None:
         """Raise what does not pass by itself."""
-        away = isinstance(error, failures.UnreachableError) or error.kind in (Kind.UNAVAILABLE, Kind.CANCELED)
+        away = failures.passes(error)
         if self._over and away:
             return  # what was acknowledged last may come again
         if not self._reached or not (away or (error.kind is Kind.ABORTED and self._reset())):

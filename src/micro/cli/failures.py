@@ -72,6 +72,11 @@ class AnsweredError(Error):
         return f"{self.kind.code}: {self.message}" if self.message else self.kind.code
 
 
+def passes(error: Error) -> bool:
+    """Whether what was under way may go on by itself: who was asked is away, or not back yet."""
+    return isinstance(error, (UnreachableError, NoServiceError)) or error.kind in (Kind.UNAVAILABLE, Kind.CANCELED)
+
+
 _OWN_CODES: tuple[tuple[type[Error], int], ...] = (
     (UsageError, USAGE),
     (UnreachableError, NO_SERVICE),

@@ -31,7 +31,7 @@ _SELDOM = 30.0
 """Seconds between looks while somebody does."""
 
 _LINES = 5
-_CLEAR = "\x1b[2J\x1b[3J\x1b[H"
+_CLEAR = "\x1b[2J\x1b[H"
 
 
 class Feed:
@@ -39,10 +39,11 @@ class Feed:
 
     Attributes:
         alive: whether somebody tells what happens.
+        tried: whether that is known already.
     """
 
     def __init__(self, platform: Platform, pause: Callable[[], None]) -> None:
-        self.alive = False
+        self.alive = self.tried = False
         self._platform = platform
         self._pause = pause
         self._next = 0
@@ -67,10 +68,10 @@ class Feed:
         while True:
             with contextlib.suppress(Error):
                 for lines in self._connected():
-                    self.alive = True
+                    self.alive = self.tried = True
                     self._told.put(lines)
-            if self.alive:
-                self.alive = False
+            if self.alive or not self.tried:
+                self.alive, self.tried = False, True
                 self._told.put([])
             self._pause()
 
@@ -130,7 +131,7 @@ def _below(last: deque[str], feed: Feed, session: Session) -> None:
     session.out.line()
     for line in last:
         session.out.line(session.out.cut(line))
-    how = "live" if feed.alive else f"events cannot be reached: looking every {_AWAY:g} s"
+    how = "live" if feed.alive or not feed.tried else f"events cannot be reached: looking every {_AWAY:g} s"
     session.out.line(session.out.styled(f"{how}; Ctrl-C ends", "dim"))
 
 

@@ -111,6 +111,7 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
         "/micro.config.v1.Config/Rotate": Need.PLATFORM,
         "/micro.config.v1.Config/Purge": Need.PLATFORM,
         "/micro.broker.v1.Broker/Publish": _A,
+        "/micro.broker.v1.Broker/PublishBatch": _A,
         "/micro.broker.v1.Broker/Subscribe": _A,
         "/micro.events.v1.Stream/Publish": _A,
         "/micro.events.v1.Stream/PublishBatch": _A,

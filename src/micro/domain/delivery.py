@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from micro.domain import errors
 from micro.domain.event import Event, Progress
 from micro.domain.progress import Ahead
+from micro.domain.terms import Terms
 
 WINDOW_EVENTS = 1024
 WINDOW_BYTES = 16 << 20
@@ -40,27 +41,6 @@ keeps nothing from the others."""
 
 _LATE = 1024
 """Deliveries that took too long and whose late answers still count, of one member."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How one member takes events. They hold for what is delivered to it, whatever the others of its group ask for.
-
-    Attributes:
-        ack_wait: seconds.
-        max_deliver: tries before an event is given up; -1 for ever.
-        backoff: seconds before the second try, the third and so on; the last for all that follow.
-        max_in_flight: events at a time.
-    """
-
-    ack_wait: float = 30.0
-    max_deliver: int = 5
-    backoff: Sequence[float] = (1.0, 5.0, 30.0, 120.0)
-    max_in_flight: int = 64
-
-    def delay(self, failures: int) -> float:
-        """Seconds to wait after so many failures."""
-        return self.backoff[min(failures, len(self.backoff)) - 1] if self.backoff else 0.0
 
 
 class _State(enum.Enum):
@@ -390,13 +370,29 @@ class Delivery:
             if item is not None and item.round == round_ and item.state in (_State.READY, _State.WAITING):
                 self._done_with(item)
 
-    def nack(self, member: Member, number: int, now: float, delay: float | None = None, reason: str = "") -> None:
-        """A member could not handle what it was sent; `delay` in place of what its terms say. Raises
-        INVALID_ARGUMENT."""
+    def nack(
+        self,
+        member: Member,
+        number: int,
+        now: float,
+        delay: float | None = None,
+        reason: str = "",
+        *,
+        last: bool = False,
+    ) -> None:
+        """A member could not handle what it was sent; `delay` in place of what its terms say, `last` when no other try
+        would help. Raises INVALID_ARGUMENT."""
         self.check(member, number)
         if (hand := member.hands.pop(number, None)) is not None:
             self._freed(member)
-            self._fail(hand.item, member.terms, reason[:REASON_CHARACTERS], now, delay)
+            self._fail(hand.item, member.terms, reason[:REASON_CHARACTERS], now, delay, last=last)
+
+    def touch(self, member: Member, number: int, now: float) -> None:
+        """What a member was sent waits for its turn there: its time begins anew. Raises INVALID_ARGUMENT."""
+        self.check(member, number)
+        if (hand := member.hands.pop(number, None)) is not None:
+            hand.deadline = now + member.terms.ack_wait
+            member.hands[number] = hand  # behind the others: these are in the order of their deadlines
 
     def release(self, member: Member, number: int) -> None:
         """A member gives back what it was sent, untried. Raises INVALID_ARGUMENT."""
@@ -566,14 +562,16 @@ class Delivery:
         self._redriven_failures.pop(offset, None)
         self.version += 1
 
-    def _fail(self, item: Item, terms: Terms, reason: str, now: float, delay: float | None) -> None:
+    def _fail(
+        self, item: Item, terms: Terms, reason: str, now: float, delay: float | None, *, last: bool = False
+    ) -> None:
         """A try has failed: again later, or never."""
         if item.state is not _State.DEALT:
             return
         item.failures += 1
         item.reason = reason
         self.version += 1
-        if 0 <= terms.max_deliver <= item.failures:
+        if last or 0 <= terms.max_deliver <= item.failures:
             if self._keeps:
                 item.state = _State.GIVEN_UP
                 self._given_up.append(item)

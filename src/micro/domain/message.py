@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from micro.domain import errors
 
 MAX_BODY = 1 << 20
+MAX_BATCH = 1000
+MAX_BATCH_BYTES = 4 << 20
+"""What a batch holds at most."""
+
 MAX_PAIRS = 64
 MAX_PAIRS_BYTES = 16 << 10
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
@@ -29,6 +29,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 from micro.domain import backoff
 from micro.domain.errors import Error, Kind
 from micro.framework import client, values
+from micro.framework.publishing import Lines
 from micro.rpc.context import CURRENT
 from micro.rpc.gen.micro.broker.v1 import broker_pb as pb
 from micro.rpc.gen.micro.broker.v1.broker_connect import BrokerClient
@@ -39,7 +40,7 @@ log = logging.getLogger("micro.broker")
 
 T = TypeVar("T")
 
-_PASSING = (Kind.UNAVAILABLE, Kind.CANCELED, Kind.DEADLINE_EXCEEDED, Kind.INTERNAL, Kind.UNKNOWN)
+_PASSING = (Kind.UNAVAILABLE, Kind.CANCELED, Kind.DEADLINE_EXCEEDED, Kind.INTERNAL, Kind.UNKNOWN, Kind.NOT_FOUND)
 """What a stream ends with when its server does, or the way there."""
 
 
@@ -145,8 +146,21 @@ async def publish(topic: str, message: object, *, header: Mapping[str, str] | No
         TypeError: a message that is none.
     """
     body = values.encode(message, f"the message to {topic}")
-    sent = pb.Message(header=_traced(header or {}), body=body)
-    await client.of(BrokerClient).publish(pb.PublishRequest(topic=topic, message=sent))
+    await _lines.publish(topic, pb.Message(header=_traced(header or {}), body=body))
+
+
+async def _one(topic: str, message: pb.Message) -> None:
+    await client.of(BrokerClient).publish(pb.PublishRequest(topic=topic, message=message))
+
+
+async def _many(topic: str, messages: Sequence[pb.Message]) -> Sequence[None]:
+    await client.of(BrokerClient).publish_batch(pb.PublishBatchRequest(topic=topic, messages=list(messages)))
+    return [None] * len(messages)
+
+
+_lines: Lines[pb.Message, None] = Lines(
+    _one, _many, lambda message: len(message.body) + 512, most=500, most_bytes=2 << 20
+)
 
 
 def _traced(header: Mapping[str, str]) -> dict[str, str]:

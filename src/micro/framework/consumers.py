@@ -47,6 +47,9 @@ _SLOW = 30.0
 
 _MOST_CONCURRENT = 1024
 
+_SOONER = 0.95
+"""Part of `ack_wait` after which a handler is cancelled: before events gives up hope itself."""
+
 Handler = Callable[..., Any]
 
 
@@ -331,20 +334,31 @@ class _Consumer(_Runner):
 
     async def _handle(self, taken: Delivery) -> None:
         from micro.framework import events
+        from micro.framework.deliveries import ACK_WAIT
 
         event = events.decoded(taken, self.declared.taken.as_type)
         if event is None:
             return
+        wait = (self.declared.wanted and self.declared.wanted.ack_wait) or ACK_WAIT
+        cancelled = inspect.iscoroutinefunction(self.declared.function)
+        begun, scope = time.monotonic(), asyncio.timeout(wait * _SOONER if cancelled else None)
         try:
-            await self._call(event, self._handling_of(event))
+            async with scope:
+                await self._call(event, self._handling_of(event))
         except asyncio.CancelledError:
             taken.release()  # the service stops: nobody's failure
             raise
         except Exception as error:
-            told = events.reason(error)
-            log.exception("%s failed at event %d, try %d: %s", self.declared, event.offset, event.attempt, told)
+            told = f"it took longer than ack_wait, {wait:g} s" if scope.expired() else events.reason(error)
+            # How it came about is told once.
+            why = error if event.attempt == 1 and not scope.expired() else None
+            log.error(
+                "%s failed at event %d, try %d: %s", self.declared, event.offset, event.attempt, told, exc_info=why
+            )
             taken.nack(told)
         else:
+            if time.monotonic() - begun > wait:
+                log.warning("%s blocked at event %d for longer than ack_wait, %g s", self.declared, event.offset, wait)
             taken.ack()
 
     def _handling_of(self, event: events.Event[Any]) -> Handling:

@@ -24,9 +24,13 @@ PATIENCE = 15.0
 """Seconds that events may be away when a consumer begins, before that is an error."""
 
 _PASSING = (
-    Kind.UNAVAILABLE, Kind.CANCELED, Kind.INTERNAL, Kind.UNKNOWN, Kind.DEADLINE_EXCEEDED, Kind.ABORTED,
+    Kind.UNAVAILABLE, Kind.CANCELED, Kind.INTERNAL, Kind.UNKNOWN, Kind.DEADLINE_EXCEEDED, Kind.ABORTED, Kind.NOT_FOUND,
 )  # fmt: skip
-"""What a stream ends with when its server does, or the way there, or when its group is set elsewhere."""
+"""What a stream ends with when its server does, or the way there, or when its group is set elsewhere; and what is told
+of a server that is not back yet."""
+
+ACK_WAIT = 30.0
+"""Seconds in which an event has to be acknowledged, by default."""
 
 _REFUSALS = 3
 """How often in a row a token that is not taken is tried anew: the one that ended a stream had run out."""
@@ -76,6 +80,7 @@ class _Outbox:
     def __init__(self) -> None:
         self.acks: list[int] = []
         self.nacks: list[pb.Nack] = []
+        self.touches: list[int] = []
         self.drain = False
         self.broken = False
         self.ended = False
@@ -89,7 +94,8 @@ class _Outbox:
             if self.ended:
                 return
             acks, self.acks, nacks, self.nacks = self.acks, [], self.nacks, []
-            yield pb.ConsumeRequest(acks=acks, nacks=nacks, drain=self.drain)
+            touches, self.touches = self.touches, []
+            yield pb.ConsumeRequest(acks=acks, nacks=nacks, touches=touches, drain=self.drain)
 
     async def aclose(self) -> None:
         """The stream is over: whoever still waits for more to send is let go."""
@@ -100,12 +106,13 @@ class _Outbox:
 class Delivery:
     """An event in hand."""
 
-    __slots__ = ("_outbox", "_owner", "done", "number", "taken", "told")
+    __slots__ = ("_outbox", "_owner", "done", "number", "since", "taken", "told")
 
     def __init__(self, owner: Deliveries, told: pb.Event, outbox: _Outbox) -> None:
         self.told = told
         self.number = told.delivery
         self.taken = self.done = False
+        self.since = time.monotonic()
         self._owner = owner
         self._outbox = outbox
 
@@ -122,9 +129,15 @@ class Delivery:
             self._outbox.acks.append(self.number)
             self._outbox.wake.set()
 
-    def nack(self, reason: str, delay: float | None = None) -> None:
-        """It is not handled, and this try counts."""
-        self._give(pb.Nack(delivery=self.number, delay=delay, reason=reason[:MAX_REASON]))
+    def nack(self, reason: str, delay: float | None = None, *, give_up: bool = False) -> None:
+        """It is not handled, and this try counts; `give_up` when no other one would help."""
+        self._give(pb.Nack(delivery=self.number, delay=delay, reason=reason[:MAX_REASON], give_up=give_up))
+
+    def touch(self) -> None:
+        """Its time begins anew."""
+        if not (self.done or self._outbox.broken):
+            self._outbox.touches.append(self.number)
+            self._outbox.wake.set()
 
     def release(self) -> None:
         """It is given back as if it had never come."""
@@ -171,8 +184,12 @@ class Deliveries:
         self._room = asyncio.Event()
         self._failure: Error | None = None
         self._ended = False
+        self._lost = False
         self._draining = False
         self._task: asyncio.Task[None] | None = None
+        self._touching: asyncio.Task[None] | None = None
+        self._patient = wanted.ack_wait or ACK_WAIT
+        self._taken_at = time.monotonic()
         # With a group: acknowledged lately, and those of them that the service may not know of.
         self._recent: deque[tuple[float, str]] = deque()
         self._doubtful: dict[str, float] = {}
@@ -185,6 +202,9 @@ class Deliveries:
         if self._task is None:
             # owned: by this object; `close` ends it
             self._task = asyncio.get_running_loop().create_task(self._run(), name=f"consumer of {self.wanted}")
+            if not self.wanted.auto_ack:
+                # owned: by this object; `_run` ends it
+                self._touching = asyncio.get_running_loop().create_task(self._touch())
 
     async def take(self) -> Delivery | None:
         """The next event; None once there will be none because of `drain`. Raises what cannot be mended."""
@@ -194,6 +214,9 @@ class Deliveries:
                 self._room.set()
                 if not found.done:
                     found.taken = True
+                    self._taken_at = time.monotonic()
+                    if not self.wanted.auto_ack and self._taken_at - found.since > self._patient / 20:
+                        found.touch()
                     return found
             if self._failure is not None:
                 raise Error(self._failure.kind, self._failure.message)
@@ -280,10 +303,20 @@ class Deliveries:
             log.exception("the consumer of %s has failed", self.wanted)
             self._failure = errors.internal(f"the consumer of {self.wanted} has failed: {error}")
         finally:
+            if self._touching is not None:
+                self._touching.cancel()
             self._ended = True
             self.joined = False
             self.tried.set()
             self._turn.set()
+
+    async def _touch(self) -> None:
+        """Let what waits here have its whole time once it is taken, as long as things are taken."""
+        while True:
+            await asyncio.sleep(self._patient / 3)
+            if time.monotonic() - self._taken_at < self._patient:
+                for one in self._ready:
+                    one.touch()
 
     async def _keep(self) -> None:
         """Listen, again and again, until there is no use in it."""
@@ -307,6 +340,7 @@ class Deliveries:
                 self._heard(failure)
                 return
             if lost:
+                self._lost = True
                 log.info("the consumer of %s is not connected any more: %s: trying again", self.wanted, failure)
             self.tried.set()
             self._heard(failure)
@@ -337,6 +371,9 @@ class Deliveries:
 
     def _join(self, answer: pb.ConsumeResponse, outbox: _Outbox) -> None:
         self._outbox, self.joined = outbox, True
+        if self._lost:
+            self._lost = False
+            log.info("the consumer of %s is connected again", self.wanted)
         if not self.wanted.group and self._floor is None:
             self._floor = answer.next - 1
         if self._draining:

@@ -26,6 +26,7 @@ from micro.domain.errors import Error
 from micro.framework import client, values
 from micro.framework.deliveries import MAX_REASON, Deliveries, Delivery, Wanted
 from micro.framework.deliveries import log as _log
+from micro.framework.publishing import Lines
 from micro.rpc import wkt
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.gen.micro.events.v1.events_connect import EventsClient, StreamClient
@@ -129,15 +130,16 @@ class Event(Generic[V]):
         if self._delivery is not None:
             self._delivery.ack()
 
-    async def nack(self, *, delay: float | None = None, reason: str = "") -> None:
+    async def nack(self, *, delay: float | None = None, reason: str = "", give_up: bool = False) -> None:
         """Tell that it could not be handled: it is tried again, or becomes a dead letter.
 
         Args:
             delay: seconds until it is tried again; by default what the consumer's `backoff` says.
             reason: for whoever reads the dead letters; 1,024 characters are kept.
+            give_up: make it a dead letter at once: no other try would help.
         """
         if self._delivery is not None:
-            self._delivery.nack(reason, delay)
+            self._delivery.nack(reason, delay, give_up=give_up)
 
     async def release(self) -> None:
         """Give it back unhandled: it is delivered again at once, and this try does not count."""
@@ -271,7 +273,7 @@ async def publish(
     timestamp: dt.datetime | None = None,
     dedup_id: str = "",
 ) -> Published:
-    """Append an event to a topic; on disk when it returns.
+    """Append an event to a topic; on disk when it returns. What many publish to it at the same time goes together.
 
     Args:
         message: up to 1 MiB; larger things are blobs, and the event names their key.
@@ -283,8 +285,8 @@ async def publish(
     Raises:
         TypeError: a message that cannot be sent, metadata that are no strings.
     """
-    request = pb.PublishRequest(topic=topic, **_fields(topic, New(message, key, metadata, timestamp, dedup_id)))
-    return _published(await client.of(StreamClient).publish(request))
+    fields = _fields(topic, New(message, key, metadata, timestamp, dedup_id))
+    return _published(await _lines.publish(topic, fields))
 
 
 async def publish_batch(topic: str, messages: Iterable[object]) -> list[Published]:
@@ -408,7 +410,7 @@ def at(start: Start) -> pb.Start:
 
 
 def decoded(taken: Delivery, as_type: Any) -> Event[Any] | None:
-    """A delivery as its consumer sees it; None for one that is of another type, which is given back."""
+    """A delivery as its consumer sees it; None for one that is of another type: no other try would help."""
     told = taken.told
     if as_type is bytes:
         return Event(told, told.payload, taken)
@@ -418,7 +420,7 @@ def decoded(taken: Delivery, as_type: Any) -> Event[Any] | None:
         raise
     except Exception as error:  # noqa: BLE001 - a class may say in its own way that it does not like what it is given
         _log.warning("%s", error if isinstance(error, Error) else f"{_subject(told)}: {reason(error)}")
-        taken.nack(reason(error))
+        taken.nack(reason(error), give_up=True)
         return None
 
 
@@ -440,6 +442,22 @@ def _fields(topic: str, new: New) -> dict[str, Any]:
     moment = new.timestamp and wkt.Timestamp.from_datetime(new.timestamp.astimezone(dt.UTC))
     payload = values.encode(new.message, f"a message for {topic!r}")
     return {"payload": payload, "metadata": given, "timestamp": moment, "key": new.key, "dedup_id": new.dedup_id}
+
+
+async def _one(topic: str, fields: dict[str, Any]) -> pb.PublishResponse:
+    return await client.of(StreamClient).publish(pb.PublishRequest(topic=topic, **fields))
+
+
+async def _many(topic: str, every: Sequence[dict[str, Any]]) -> Sequence[pb.PublishResponse]:
+    request = pb.PublishBatchRequest(topic=topic, events=[pb.NewEvent(**fields) for fields in every])
+    return (await client.of(StreamClient).publish_batch(request)).events
+
+
+def _size(fields: dict[str, Any]) -> int:
+    return len(fields["payload"]) + sum(len(name) + len(value) for name, value in fields["metadata"].items()) + 512
+
+
+_lines: Lines[dict[str, Any], pb.PublishResponse] = Lines(_one, _many, _size, most=500, most_bytes=2 << 20)
 
 
 def _published(told: pb.PublishResponse) -> Published:

@@ -137,7 +137,9 @@ class Service(Application):
         The function, async or a plain one that runs in a thread, takes the event's value as the type of its parameter;
         or the event, where that is `events.Event[Order]` or has no type. A second parameter is given a Handling. An
         event is handled when it returns, and tried again when it raises, with the error's text as the reason. Events of
-        one key are handled one after the other.
+        one key are handled one after the other. An async function is cancelled when it takes longer than `ack_wait`,
+        and that try has failed; a plain one cannot be, and its event may come again while it runs. What is not of the
+        type that is asked for becomes a dead letter at once.
 
         Consumers start after the hooks. When the service stops they take nothing new, handlers have three seconds to
         finish, and what is in hand then is given back as if it had never come. While events cannot be reached the

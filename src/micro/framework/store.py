@@ -39,7 +39,7 @@ V = TypeVar("V")
 T = TypeVar("T")
 D = TypeVar("D")
 
-_PASSING = (Kind.UNAVAILABLE, Kind.CANCELED, Kind.DEADLINE_EXCEEDED, Kind.INTERNAL, Kind.UNKNOWN)
+_PASSING = (Kind.UNAVAILABLE, Kind.CANCELED, Kind.DEADLINE_EXCEEDED, Kind.INTERNAL, Kind.UNKNOWN, Kind.NOT_FOUND)
 """What a stream ends with when its server does, or the way there."""
 
 

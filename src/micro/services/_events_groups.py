@@ -9,9 +9,10 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 from micro.domain import backoff, errors
-from micro.domain.delivery import Delivered, Delivery, Member, Terms
+from micro.domain.delivery import Delivered, Delivery, Member
 from micro.domain.errors import Error, Kind
 from micro.domain.event import DeadLetter, Progress
+from micro.domain.terms import Terms
 from micro.ports.background import OwnedTasks
 from micro.ports.events import Events
 from micro.ports.store import Now
@@ -112,6 +113,8 @@ class Seat:
         for nack in request.nacks:
             delivery.check(member, nack.delivery)
             messages.seconds("delay", nack.delay)
+        for number in request.touches:
+            delivery.check(member, number)
         for number in request.acks:
             delivery.ack(member, number)
         now = group.now()
@@ -120,7 +123,9 @@ class Seat:
                 delivery.release(member, nack.delivery)
             else:
                 delay = nack.delay if nack.has_field("delay") else None
-                delivery.nack(member, nack.delivery, now, delay, nack.reason)
+                delivery.nack(member, nack.delivery, now, delay, nack.reason, last=nack.give_up)
+        for number in request.touches:
+            delivery.touch(member, number, now)
         if request.drain:
             delivery.drain(member)
         if member.finished:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from micro.domain import errors, progress
-from micro.domain.delivery import Delivered, Terms
+from micro.domain.delivery import Delivered
 from micro.domain.event import PAGE_EVENTS, Appended, DeadLetter, Event, New, Progress, Retention, TopicState
+from micro.domain.terms import Terms
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.wkt import Timestamp
 

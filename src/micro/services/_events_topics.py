@@ -11,11 +11,11 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from micro.domain import errors, topic
-from micro.domain.delivery import Terms
 from micro.domain.errors import Error, Kind
 from micro.domain.event import Appended, New, Progress, Retention, TopicState
 from micro.domain.namespace import Quota
 from micro.domain.progress import clipped
+from micro.domain.terms import Terms
 from micro.ports import identity
 from micro.ports.announcements import AUTH, TOPICS
 from micro.ports.background import OwnedTasks, log, spawn

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from micro.domain import errors, topic
-from micro.domain.message import MAX_BODY, Message, check_pairs
+from micro.domain.message import MAX_BATCH, MAX_BATCH_BYTES, MAX_BODY, Message, check_pairs
 from micro.ports import broker as port
 from micro.ports import identity
 from micro.rpc.gen.micro.broker.v1 import broker_pb as pb
@@ -130,21 +130,28 @@ class BrokerHandler(Broker):
         self._told = _Told()
 
     async def publish(self, request: pb.PublishRequest, ctx: Any) -> pb.PublishResponse:
-        namespace = self._namespace(ctx, request.namespace)
-        name = topic.topic(request.topic)
-        if topic.platforms(name):
-            raise errors.permission_denied(f"topic {name} is the platform's own: publish to another one")
+        namespace, name = self._publishes(ctx, request.namespace, request.topic)
         if request.message is None:
             raise errors.invalid_argument("message is missing: say what to send")
-        body = request.message.body
-        if len(body) > MAX_BODY:
-            raise errors.invalid_argument(
-                f"the body has {len(body):,} bytes: {MAX_BODY:,} are the most; write what is larger as a blob, and "
-                "publish its key"
-            )
-        header = _header(request.message.header, ctx.metadata)
-        await self._broker.publish(namespace, Message(name, body, header))
+        await self._broker.publish(namespace, _checked(name, request.message, ctx))
         return pb.PublishResponse()
+
+    async def publish_batch(self, request: pb.PublishBatchRequest, ctx: Any) -> pb.PublishBatchResponse:
+        namespace, name = self._publishes(ctx, request.namespace, request.topic)
+        if not 1 <= len(request.messages) <= MAX_BATCH:
+            raise errors.invalid_argument(f"the batch has {len(request.messages):,} messages: use 1 to {MAX_BATCH:,}")
+        checked = [_checked(name, message, ctx) for message in request.messages]
+        if (size := sum(len(message.body) for message in checked)) > MAX_BATCH_BYTES:
+            raise errors.invalid_argument(f"the batch has {size:,} bytes: {MAX_BATCH_BYTES:,} are the most")
+        for message in checked:
+            await self._broker.publish(namespace, message)
+        return pb.PublishBatchResponse()
+
+    def _publishes(self, ctx: Any, asked: str, name: str) -> tuple[str, str]:
+        namespace = self._namespace(ctx, asked)
+        if topic.platforms(topic.topic(name)):
+            raise errors.permission_denied(f"topic {name} is the platform's own: publish to another one")
+        return namespace, name
 
     async def subscribe(self, request: pb.SubscribeRequest, ctx: Any) -> AsyncIterator[pb.SubscribeResponse]:
         namespace = self._namespace(ctx, request.namespace)
@@ -182,6 +189,16 @@ class BrokerHandler(Broker):
             self._subscriptions[namespace] -= 1
             if not self._subscriptions[namespace]:
                 del self._subscriptions[namespace]
+
+
+def _checked(name: str, message: pb.Message, ctx: Any) -> Message:
+    """What is published. Raises INVALID_ARGUMENT for what cannot be carried."""
+    if len(message.body) > MAX_BODY:
+        raise errors.invalid_argument(
+            f"the body has {len(message.body):,} bytes: {MAX_BODY:,} are the most; write what is larger as a blob, and "
+            "publish its key"
+        )
+    return Message(name, message.body, _header(message.header, ctx.metadata))
 
 
 def _header(given: Mapping[str, str], request: Mapping[str, str]) -> dict[str, str]:

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from micro.domain import errors, topic
-from micro.domain.delivery import Terms
 from micro.domain.errors import Error
 from micro.domain.event import check, check_batch
+from micro.domain.terms import Terms
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.gen.micro.events.v1.events_connect import Events, Stream
 from micro.services import _events_messages as messages

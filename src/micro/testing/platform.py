@@ -36,8 +36,8 @@ from micro.backends.memory.events import MemoryEvents
 from micro.backends.memory.store import MemoryStore
 from micro.domain import errors, names
 from micro.domain.account import Account, Type
-from micro.domain.delivery import Terms
 from micro.domain.event import DeadLetter, Progress
+from micro.domain.terms import Terms
 from micro.framework import client, config, events
 from micro.framework.events import Published
 from micro.framework.service import Service

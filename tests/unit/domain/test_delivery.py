@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 
 from micro.domain import errors, progress
-from micro.domain.delivery import EXPIRED, GONE, STALL_SECONDS, WINDOW_EVENTS, Delivered, Delivery, Member, Terms
+from micro.domain.delivery import EXPIRED, GONE, STALL_SECONDS, WINDOW_EVENTS, Delivered, Delivery, Member
 from micro.domain.event import Event, Progress
+from micro.domain.terms import Terms
 
 TERMS = Terms(ack_wait=30.0, max_deliver=3, backoff=(1.0, 5.0), max_in_flight=4)
 
@@ -390,3 +391,29 @@ def test_who_has_left_is_forgotten_at_once_however_long_its_time_was() -> None:
         assert offsets(taken(machine, member)) == list(range(1, number + 1))
         machine.leave(member, 0.0, failed=False)
     assert machine.wake_at() is None
+
+
+def test_the_time_of_what_is_touched_begins_anew() -> None:
+    machine = Delivery()
+    member = machine.join(TERMS)
+    machine.offer(events(1, 2))
+    taken(machine, member)
+    machine.touch(member, 1, 20.0)
+    assert machine.expire(30.0) == [member]
+    assert member.expired == [2]
+    assert machine.expire(49.0) == []
+    assert machine.expire(50.0) == [member]
+    assert member.expired == [2, 1]
+    with pytest.raises(errors.Error, match="was not made here"):
+        machine.touch(member, 9, 50.0)
+
+
+def test_what_no_other_try_would_help_is_given_up_at_once() -> None:
+    machine = Delivery()
+    member = machine.join(TERMS)
+    machine.offer(events(1, 1))
+    taken(machine, member)
+    machine.nack(member, 1, 0.0, reason="nonsense", last=True)
+    item = machine.given_up()
+    assert item is not None
+    assert (item.failures, item.reason) == (1, "nonsense")

@@ -8,8 +8,9 @@ from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from micro.domain import progress
-from micro.domain.delivery import Delivery, Item, Member, Terms
+from micro.domain.delivery import Delivery, Item, Member
 from micro.domain.event import Event
+from micro.domain.terms import Terms
 
 MAX_DELIVER = 3
 _KEYS = ("", "", "a", "b")

@@ -49,7 +49,8 @@ async def test_what_fails_is_tried_again_and_given_up_with_its_reason() -> None:
         first, second = await running.dead_letters("orders", "mailer")
     assert tries == [("good", 1), ("good", 2), ("bad", 1), ("bad", 2), ("bad", 3)]
     assert (first.attempts, first.reason) == (3, "ValueError: no way")
-    assert second.reason == "event 3 of orders is no Order: it is not JSON"
+    # No other try would make an order of it.
+    assert (second.attempts, second.reason) == (1, "event 3 of orders is no Order: it is not JSON")
 
 
 async def test_events_of_one_key_are_handled_in_order_and_no_more_at_a_time_than_allowed() -> None:
@@ -282,3 +283,42 @@ async def test_a_service_that_only_consumes_needs_no_handler() -> None:
             True,
         )
         assert await health(service) == "SERVING"
+
+
+async def test_a_handler_that_takes_longer_than_its_event_has_time_is_cancelled_and_told_why() -> None:
+    app, cancelled = made(), list[int]()
+
+    @app.consume("orders", ack_wait=0.5, max_deliver=2)
+    async def hang(event: events.Event[bytes]) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(event.attempt)
+            raise
+
+    async with platform.running(app) as running:
+        await running.publish("orders", b"", group="mailer")
+        (dead,) = await running.dead_letters("orders", "mailer")
+    assert cancelled == [1, 2]
+    assert dead.reason == "it took longer than ack_wait, 0.5 s"
+
+
+async def test_what_waits_in_a_service_for_its_turn_is_not_late() -> None:
+    app, seen = made(), list[tuple[int, int]]()
+
+    @app.consume("orders", concurrency=1, ack_wait=1.5, max_deliver=1)
+    async def slow(event: events.Event[bytes]) -> None:
+        await asyncio.sleep(0.4)
+        seen.append((event.offset, event.attempt))
+
+    async with platform.running(app) as running:
+        await events.publish_batch("orders", [b""] * 6)
+        await running.handled("orders", "mailer")
+        assert await running.dead_letters("orders", "mailer") == []
+    assert seen == [(number, 1) for number in range(1, 7)]
+
+
+async def test_what_a_test_asserts_reaches_it_as_it_is() -> None:
+    with pytest.raises(AssertionError, match="one is not two"):
+        async with platform.running(made()):
+            raise AssertionError("one is not two")

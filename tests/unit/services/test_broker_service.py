@@ -231,3 +231,25 @@ async def test_a_subscription_that_is_left_leaves_nothing(handler: BrokerHandler
         await anext(answers)
     await publish(handler, "a")
     assert not handler._subscriptions
+
+
+async def test_a_batch_comes_in_order_or_not_at_all(handler: BrokerHandler) -> None:
+    def batch(*bodies: bytes, **more: Any) -> pb.PublishBatchRequest:
+        return pb.PublishBatchRequest(topic="a.b", messages=[pb.Message(body=body) for body in bodies], **more)
+
+    async with Listener(handler, "a.*") as listener:
+        await handler.publish_batch(batch(b"1", b"2", b"3"), calling(ANN))
+        heard: list[bytes] = []
+        while len(heard) < 3:
+            heard += [message.body for message in (await listener.answer()).messages]
+        assert heard == [b"1", b"2", b"3"]
+    for wrong, kind in (
+        (batch(), Kind.INVALID_ARGUMENT),
+        (batch(*[b""] * 1001), Kind.INVALID_ARGUMENT),
+        (batch(*[bytes(1 << 20)] * 5), Kind.INVALID_ARGUMENT),
+        (batch(b"ok", bytes((1 << 20) + 1)), Kind.INVALID_ARGUMENT),
+        (batch(b"x", namespace="bank"), Kind.PERMISSION_DENIED),
+    ):
+        with pytest.raises(Error) as caught:
+            await handler.publish_batch(wrong, calling(ANN))
+        assert caught.value.kind is kind

@@ -11,7 +11,7 @@ from micro.cli import arguments, failures, messages, records, topics
 from micro.cli.actions import Action
 from micro.cli.session import Session
 from micro.domain import topic
-from micro.domain.errors import Error, Kind
+from micro.domain.errors import Error
 
 _AWAY = 0.5
 
@@ -68,7 +68,7 @@ def _subscribe(args: argparse.Namespace, session: Session) -> int:
                     if seen == args.limit:
                         return failures.OK
         except Error as error:
-            away = isinstance(error, failures.UnreachableError) or error.kind in (Kind.UNAVAILABLE, Kind.CANCELED)
+            away = failures.passes(error)
             if not (reached and away):
                 raise
         session.sleep(_AWAY)

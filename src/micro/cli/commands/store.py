@@ -10,7 +10,7 @@ from typing import Any
 from micro.cli import copying, failures, flags, records
 from micro.cli.actions import Action, add_output
 from micro.cli.session import Session
-from micro.domain.errors import Error, Kind
+from micro.domain.errors import Error
 
 PATIENCE = 60.0
 """Seconds that an answer with a large value may take."""
@@ -275,7 +275,7 @@ def _watch(args: argparse.Namespace, session: Session) -> int:
                 for change in answer.get("changes", []):
                     _show(change, after, args, session)
         except Error as error:
-            away = isinstance(error, failures.UnreachableError) or error.kind in (Kind.UNAVAILABLE, Kind.CANCELED)
+            away = failures.passes(error)
             if not (reached and away):
                 raise
         session.sleep(_AWAY)

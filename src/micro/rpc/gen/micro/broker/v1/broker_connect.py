@@ -19,7 +19,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import broker_pb
-from .broker_pb import PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse
+from .broker_pb import PublishBatchRequest, PublishBatchResponse, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
@@ -40,6 +40,12 @@ class Broker(Protocol):
     async def publish(self, request: PublishRequest, ctx: RequestContext[PublishRequest, PublishResponse], /) -> PublishResponse:
         """
         Publish sends a message to those who are subscribed now. That it answers does not say that there was anybody.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def publish_batch(self, request: PublishBatchRequest, ctx: RequestContext[PublishBatchRequest, PublishBatchResponse], /) -> PublishBatchResponse:
+        """
+        PublishBatch sends several messages to one topic, in order. All of them are looked at before the first one is sent.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -78,6 +84,17 @@ class BrokerASGIApplication(ConnectASGIApplication[Broker]):
                         stream_type=StreamType.UNARY,
                     ),
                     function=svc.publish,
+                ),
+                "/micro.broker.v1.Broker/PublishBatch": Endpoint.unary(
+                    method=MethodInfo(
+                        name="PublishBatch",
+                        service_name="micro.broker.v1.Broker",
+                        input=PublishBatchRequest,
+                        output=PublishBatchResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.publish_batch,
                 ),
                 "/micro.broker.v1.Broker/Subscribe": Endpoint.server_stream(
                     method=MethodInfo(
@@ -133,6 +150,29 @@ class BrokerClient(ConnectClient):
             headers=headers,
             timeout_ms=timeout_ms,
         )
+    async def publish_batch(
+        self,
+        request: PublishBatchRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> PublishBatchResponse:
+        """
+        PublishBatch sends several messages to one topic, in order. All of them are looked at before the first one is sent.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="PublishBatch",
+                service_name="micro.broker.v1.Broker",
+                input=PublishBatchRequest,
+                output=PublishBatchResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
     def subscribe(
         self,
         request: SubscribeRequest,
@@ -171,6 +211,12 @@ class BrokerSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def publish_batch(self, request: PublishBatchRequest, ctx: RequestContext[PublishBatchRequest, PublishBatchResponse], /) -> PublishBatchResponse:
+        """
+        PublishBatch sends several messages to one topic, in order. All of them are looked at before the first one is sent.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def subscribe(self, request: SubscribeRequest, ctx: RequestContext[SubscribeRequest, SubscribeResponse], /) -> Iterator[SubscribeResponse]:
         """
         Subscribe tells messages as they come, until it is cancelled. The first answer has no messages: what is published
@@ -204,6 +250,17 @@ class BrokerWSGIApplication(ConnectWSGIApplication):
                         stream_type=StreamType.UNARY,
                     ),
                     function=service.publish,
+                ),
+                "/micro.broker.v1.Broker/PublishBatch": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="PublishBatch",
+                        service_name="micro.broker.v1.Broker",
+                        input=PublishBatchRequest,
+                        output=PublishBatchResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=service.publish_batch,
                 ),
                 "/micro.broker.v1.Broker/Subscribe": EndpointSync.server_stream(
                     method=MethodInfo(
@@ -253,6 +310,29 @@ class BrokerClientSync(ConnectClientSync):
                 service_name="micro.broker.v1.Broker",
                 input=PublishRequest,
                 output=PublishResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def publish_batch(
+        self,
+        request: PublishBatchRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> PublishBatchResponse:
+        """
+        PublishBatch sends several messages to one topic, in order. All of them are looked at before the first one is sent.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="PublishBatch",
+                service_name="micro.broker.v1.Broker",
+                input=PublishBatchRequest,
+                output=PublishBatchResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
                 stream_type=StreamType.UNARY,
             ),

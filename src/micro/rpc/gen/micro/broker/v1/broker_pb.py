@@ -128,6 +128,70 @@ class PublishResponse(Message_[_PublishResponseFields]):
         ) -> None:
             pass
 
+_PublishBatchRequestFields: TypeAlias = Literal["topic", "messages", "namespace"]
+
+class PublishBatchRequest(Message_[_PublishBatchRequestFields]):
+    """
+    ```proto
+    message micro.broker.v1.PublishBatchRequest
+    ```
+
+    Attributes:
+        topic:
+            The topic of all.
+
+            ```proto
+            string topic = 1;
+            ```
+        messages:
+            Up to 1,000, and 4 MiB together.
+
+            ```proto
+            repeated micro.broker.v1.Message messages = 2;
+            ```
+        namespace:
+            Namespace; empty means the caller's.
+
+            ```proto
+            string namespace = 3;
+            ```
+    """
+
+    __slots__ = ("topic", "messages", "namespace")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            topic: str = "",
+            messages: list[Message] | None = None,
+            namespace: str = "",
+        ) -> None:
+            pass
+
+        topic: str
+        messages: list[Message]
+        namespace: str
+
+_PublishBatchResponseFields: TypeAlias = NoReturn
+
+class PublishBatchResponse(Message_[_PublishBatchResponseFields]):
+    """
+    ```proto
+    message micro.broker.v1.PublishBatchResponse
+    ```
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+        ) -> None:
+            pass
+
 _SubscribeRequestFields: TypeAlias = Literal["topic", "queue", "namespace"]
 
 class SubscribeRequest(Message_[_SubscribeRequestFields]):
@@ -214,12 +278,14 @@ class SubscribeResponse(Message_[_SubscribeResponseFields]):
 
 
 _DESC = file_desc(
-    b'\n\x1cmicro/broker/v1/broker.proto\x12\x0fmicro.broker.v1"\xac\x01\n\x07Message\x12<\n\x06header\x18\x01 \x03(\x0b2$.micro.broker.v1.Message.HeaderEntryR\x06header\x12\x12\n\x04body\x18\x02 \x01(\x0cR\x04body\x12\x14\n\x05topic\x18\x03 \x01(\tR\x05topic\x1a9\n\x0bHeaderEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"x\n\x0ePublishRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x122\n\x07message\x18\x02 \x01(\x0b2\x18.micro.broker.v1.MessageR\x07message\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"\x11\n\x0fPublishResponse"\\\n\x10SubscribeRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05queue\x18\x02 \x01(\tR\x05queue\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"c\n\x11SubscribeResponse\x124\n\x08messages\x18\x01 \x03(\x0b2\x18.micro.broker.v1.MessageR\x08messages\x12\x18\n\x07dropped\x18\x02 \x01(\x03R\x07dropped2\xac\x01\n\x06Broker\x12L\n\x07Publish\x12\x1f.micro.broker.v1.PublishRequest\x1a .micro.broker.v1.PublishResponse\x12T\n\tSubscribe\x12!.micro.broker.v1.SubscribeRequest\x1a".micro.broker.v1.SubscribeResponse0\x01b\x06proto3',
+    b'\n\x1cmicro/broker/v1/broker.proto\x12\x0fmicro.broker.v1"\xac\x01\n\x07Message\x12<\n\x06header\x18\x01 \x03(\x0b2$.micro.broker.v1.Message.HeaderEntryR\x06header\x12\x12\n\x04body\x18\x02 \x01(\x0cR\x04body\x12\x14\n\x05topic\x18\x03 \x01(\tR\x05topic\x1a9\n\x0bHeaderEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"x\n\x0ePublishRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x122\n\x07message\x18\x02 \x01(\x0b2\x18.micro.broker.v1.MessageR\x07message\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"\x11\n\x0fPublishResponse"\x7f\n\x13PublishBatchRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x124\n\x08messages\x18\x02 \x03(\x0b2\x18.micro.broker.v1.MessageR\x08messages\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"\x16\n\x14PublishBatchResponse"\\\n\x10SubscribeRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05queue\x18\x02 \x01(\tR\x05queue\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"c\n\x11SubscribeResponse\x124\n\x08messages\x18\x01 \x03(\x0b2\x18.micro.broker.v1.MessageR\x08messages\x12\x18\n\x07dropped\x18\x02 \x01(\x03R\x07dropped2\x89\x02\n\x06Broker\x12L\n\x07Publish\x12\x1f.micro.broker.v1.PublishRequest\x1a .micro.broker.v1.PublishResponse\x12[\n\x0cPublishBatch\x12$.micro.broker.v1.PublishBatchRequest\x1a%.micro.broker.v1.PublishBatchResponse\x12T\n\tSubscribe\x12!.micro.broker.v1.SubscribeRequest\x1a".micro.broker.v1.SubscribeResponse0\x01b\x06proto3',
     [],
     {
         "Message": Message,
         "PublishRequest": PublishRequest,
         "PublishResponse": PublishResponse,
+        "PublishBatchRequest": PublishBatchRequest,
+        "PublishBatchResponse": PublishBatchResponse,
         "SubscribeRequest": SubscribeRequest,
         "SubscribeResponse": SubscribeResponse,
     },
