@@ -93,6 +93,10 @@ class Events(ABC):
         """The names of all groups of a topic, sorted."""
 
     @abstractmethod
+    async def group_counts(self, namespace: str, topics: Sequence[str]) -> list[int]:
+        """How many groups each of some topics has; thousands of topics are no more than a few requests."""
+
+    @abstractmethod
     async def progress(self, namespace: str, topic: str, group: str) -> Progress | None:
         """A group's progress; None when there is no such group."""
 

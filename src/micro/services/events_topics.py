@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from micro.domain import errors, topic
-from micro.domain.errors import Error, Kind
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.gen.micro.events.v1.events_connect import Topics as TopicsService
 from micro.services import _caller as caller
@@ -23,15 +22,9 @@ class TopicsHandler(TopicsService):
 
     async def list(self, request: pb.TopicsListRequest, ctx: Any) -> pb.TopicsListResponse:
         namespace = self._topics.namespace(ctx, request.namespace)
-        told = []
-        for state in await self._topics.events.topics(namespace):
-            try:
-                groups = await self._topics.events.group_names(namespace, state.name)
-            except Error as error:
-                if error.kind is not Kind.NOT_FOUND:
-                    raise
-                continue  # it was removed meanwhile
-            told.append(messages.topic(state, len(groups)))
+        states = await self._topics.events.topics(namespace)
+        counts = await self._topics.events.group_counts(namespace, [state.name for state in states])
+        told = [messages.topic(state, count) for state, count in zip(states, counts, strict=True)]
         return pb.TopicsListResponse(topics=told)
 
     async def info(self, request: pb.TopicsInfoRequest, ctx: Any) -> pb.TopicsInfoResponse:

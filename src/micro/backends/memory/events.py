@@ -200,6 +200,9 @@ class MemoryEvents(Events):
         found = self._find(namespace, topic)
         return [] if found is None else sorted(found.groups)
 
+    async def group_counts(self, namespace: str, topics: Sequence[str]) -> list[int]:
+        return [len(await self.group_names(namespace, topic)) for topic in topics]
+
     async def progress(self, namespace: str, topic: str, group: str) -> Progress | None:
         found = self._find(namespace, topic)
         return None if found is None else found.groups.get(group)

@@ -65,6 +65,16 @@ class Groups:
         pattern = f"{_SUBJECTS[GROUPS]}.{topic}.{identity}.*"
         return sorted(map(_group, await self._there(lambda: self._streams.subjects(GROUPS, pattern))))
 
+    async def counts(self, namespace: str) -> dict[str, dict[str, int]]:
+        """How many groups there are, by a topic's token and the id of its stream."""
+        pattern = f"{_SUBJECTS[GROUPS]}.{namespace}.*.*.*"
+        found: dict[str, dict[str, int]] = {}
+        for subject in await self._there(lambda: self._streams.subjects(GROUPS, pattern)):
+            _, topic, identity, _ = subject.rsplit(".", 3)
+            ids = found.setdefault(topic, {})
+            ids[identity] = ids.get(identity, 0) + 1
+        return found
+
     async def one(self, topic: str, identity: str, group: str) -> Progress | None:
         (found,) = await self._cells(GROUPS, [f"{_SUBJECTS[GROUPS]}.{topic}.{identity}.{to_token(group)}"])
         return _to_progress(found) if found is not None else None

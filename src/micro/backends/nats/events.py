@@ -236,6 +236,15 @@ class NatsEvents(Events):
         identity = await self._identity(namespace, topic)
         return await self._groups.names(prefix_of(namespace, topic), identity) if identity else []
 
+    async def group_counts(self, namespace: str, topics: Sequence[str]) -> list[int]:
+        found = await self._groups.counts(_topics.token(namespace))
+        counts = []
+        for topic in topics:
+            ids = found.get(_topics.token(topic), {})
+            # Several: something is left of one of its name that was deleted.
+            counts.append(sum(ids.values()) if len(ids) < 2 else len(await self.group_names(namespace, topic)))
+        return counts
+
     async def progress(self, namespace: str, topic: str, group: str) -> Progress | None:
         identity = await self._identity(namespace, topic)
         return await self._groups.one(prefix_of(namespace, topic), identity, group) if identity else None

@@ -62,6 +62,7 @@ class ProgressContract:
         found = await events.groups(NS, TOPIC)
         assert sorted(found) == GROUPS
         assert list(await events.group_names(NS, TOPIC)) == GROUPS
+        assert await events.group_counts(NS, ["none", TOPIC]) == [0, len(GROUPS)]
         assert [normal(found[group]).floor for group in GROUPS] == list(range(len(GROUPS)))
 
     async def test_of_its_own_topic_only(self, events: Events) -> None:
