@@ -1,6 +1,5 @@
 """Every backend of event streams does the same."""
 
-import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack
 
@@ -49,7 +48,6 @@ class TestNats(EventsContract):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("MICRO_SOAK" not in os.environ, reason="MICRO_SOAK is not set")
 class TestNatsCluster(EventsContract):
     """Reads, too, tell at once what was acknowledged, whichever server answers."""
 

@@ -26,9 +26,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
-from micro.domain import backoff
-from micro.domain.errors import Error, Kind
-from micro.framework import client, values
+from micro.domain.errors import Error
+from micro.framework import client, resuming, values
 from micro.framework.publishing import Lines
 from micro.rpc.context import CURRENT
 from micro.rpc.gen.micro.broker.v1 import broker_pb as pb
@@ -39,9 +38,6 @@ __all__ = ["Message", "Subscription", "publish", "subscribe"]
 log = logging.getLogger("micro.broker")
 
 T = TypeVar("T")
-
-_PASSING = (Kind.UNAVAILABLE, Kind.CANCELED, Kind.DEADLINE_EXCEEDED, Kind.INTERNAL, Kind.UNKNOWN, Kind.NOT_FOUND)
-"""What a stream ends with when its server does, or the way there."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +107,12 @@ class Subscription(Generic[T]):
 
     async def _follow(self) -> AsyncGenerator[Message[T] | None]:
         """The messages; None before them, when it has begun."""
-        delays, reached = backoff.exponential(first=0.1, cap=2.0), False
+        delays, reached = resuming.delays(), False
         while True:
             try:
                 async with contextlib.aclosing(self._broker.subscribe(self._request)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
-                        delays = backoff.exponential(first=0.1, cap=2.0)
+                        delays = resuming.delays()
                         if not reached:
                             reached = True
                             yield None
@@ -124,7 +120,7 @@ class Subscription(Generic[T]):
                         for one in answer.messages:
                             yield Message(one.topic, one.body, one.header, self._as_type)
             except Error as error:
-                if not reached or error.kind not in _PASSING:
+                if not reached or error.kind not in resuming.PASSING:
                     raise
             await asyncio.sleep(next(delays))
 

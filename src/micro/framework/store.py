@@ -17,13 +17,13 @@ import asyncio
 import contextlib
 import datetime as dt
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar, overload
 
 from micro.domain import backoff
 from micro.domain.errors import Error, Kind
 from micro.domain.record import Cause, Json
-from micro.framework import client, records
+from micro.framework import client, records, resuming
 from micro.framework.batch import Batch, Result
 from micro.framework.lock import Leadership, Lock, Term
 from micro.framework.records import Change, Page, Record
@@ -38,9 +38,6 @@ __all__ = [
 V = TypeVar("V")
 T = TypeVar("T")
 D = TypeVar("D")
-
-_PASSING = (Kind.UNAVAILABLE, Kind.CANCELED, Kind.DEADLINE_EXCEEDED, Kind.INTERNAL, Kind.UNKNOWN, Kind.NOT_FOUND)
-"""What a stream ends with when its server does, or the way there."""
 
 
 class Table(Generic[V]):
@@ -259,20 +256,20 @@ class Table(Generic[V]):
             Error: OUT_OF_RANGE when the store does not know any more what came after `after` (it does for minutes), or
                 all was replaced: read anew, and watch after that page's revision.
         """
-        delays, reached = _delays(), False
+        delays, reached = resuming.delays(), False
         while True:
             request = pb.WatchRequest(table=self.name, key=key or prefix, prefix=not key, after=after)
             try:
                 async with contextlib.aclosing(self._store.watch(request)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
-                        reached, delays = True, _delays()
+                        reached, delays = True, resuming.delays()
                         for number, told in enumerate(answer.changes, 1):
                             last = number == len(answer.changes)
                             resume = answer.revision if last else after or 0
                             yield records.change(told, as_type or self.as_type, self.name, resume)
                         after = answer.revision
             except Error as error:
-                if not reached or error.kind not in _PASSING:
+                if not reached or error.kind not in resuming.PASSING:
                     raise
             await asyncio.sleep(next(delays))
 
@@ -325,10 +322,6 @@ def leader(name: str, *, candidate: str = "", lease: float = 15.0) -> Leadership
         lease: seconds after which another may lead when nothing is heard of the leader.
     """
     return Leadership(name, candidate, lease)
-
-
-def _delays() -> Iterator[float]:
-    return backoff.exponential(first=0.1, cap=2.0)
 
 
 def _least(one: str, other: str) -> str:
