@@ -47,6 +47,9 @@ MAX_REASON = 1024
 _MOST_ABOVE = 4096
 """Offsets above a gap that are remembered: more than events reads ahead."""
 
+_TOGETHER = 0.02
+"""Seconds that an acknowledgement waits for others at most: as often is kept how far a group has come."""
+
 _ROOM = 1024
 """Events that wait here when nobody has to acknowledge them."""
 
@@ -74,10 +77,17 @@ class Wanted:
         return f"{self.topic}/{self.group}" if self.group else self.topic
 
 
-class _Outbox:
-    """What one stream is still to be told. What comes while a message is being sent goes with the next one."""
+class Outbox:
+    """What one stream is still to be told. What comes while a message is being sent goes with the next one.
 
-    def __init__(self) -> None:
+    While other events wait here to be handled, acknowledgements are in no hurry: they go together, before half of what
+    was in hand is handled, so that new ones come in time.
+
+    Args:
+        pause: how many seconds they wait for each other at most.
+    """
+
+    def __init__(self, pause: float) -> None:
         self.acks: list[int] = []
         self.nacks: list[pb.Nack] = []
         self.touches: list[int] = []
@@ -85,12 +95,23 @@ class _Outbox:
         self.broken = False
         self.ended = False
         self.wake = asyncio.Event()
+        self._pause = pause
+        self._due: asyncio.TimerHandle | None = None
+
+    def ack(self, number: int, waiting: int) -> None:
+        """An event is handled, and so many others wait here."""
+        self.acks.append(number)
+        if len(self.acks) >= waiting:
+            self.wake.set()
+        elif self._due is None:
+            self._due = asyncio.get_running_loop().call_later(self._pause, self.wake.set)
 
     async def messages(self, first: pb.ConsumeRequest) -> AsyncIterator[pb.ConsumeRequest]:
         yield first
         while True:
             await self.wake.wait()
             self.wake.clear()
+            self._calm()
             if self.ended:
                 return
             acks, self.acks, nacks, self.nacks = self.acks, [], self.nacks, []
@@ -100,7 +121,13 @@ class _Outbox:
     async def aclose(self) -> None:
         """The stream is over: whoever still waits for more to send is let go."""
         self.ended = True
+        self._calm()
         self.wake.set()
+
+    def _calm(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
 
 class Delivery:
@@ -108,7 +135,7 @@ class Delivery:
 
     __slots__ = ("_outbox", "_owner", "done", "number", "since", "taken", "told")
 
-    def __init__(self, owner: Deliveries, told: pb.Event, outbox: _Outbox) -> None:
+    def __init__(self, owner: Deliveries, told: pb.Event, outbox: Outbox) -> None:
         self.told = told
         self.number = told.delivery
         self.taken = self.done = False
@@ -116,7 +143,7 @@ class Delivery:
         self._owner = owner
         self._outbox = outbox
 
-    def again(self, told: pb.Event, outbox: _Outbox) -> None:
+    def again(self, told: pb.Event, outbox: Outbox) -> None:
         """It was delivered again while it is in hand: what becomes of it is told of the new delivery."""
         self.number, self._outbox = told.delivery, outbox
 
@@ -126,8 +153,7 @@ class Delivery:
             return
         self.done = True
         if self._owner.handled(self, self._outbox):
-            self._outbox.acks.append(self.number)
-            self._outbox.wake.set()
+            self._outbox.ack(self.number, self._owner.waiting)
 
     def nack(self, reason: str, delay: float | None = None, *, give_up: bool = False) -> None:
         """It is not handled, and this try counts; `give_up` when no other one would help."""
@@ -175,7 +201,8 @@ class Deliveries:
         self._patience = patience
         self._heard = heard or (lambda _: None)
         self._stream = client.of(StreamClient)
-        self._outbox = _Outbox()
+        self._patient = wanted.ack_wait or ACK_WAIT
+        self._outbox = self._new_outbox()
         self._outbox.broken = True
         self._ready: deque[Delivery] = deque()
         self._held: dict[int, Delivery] = {}
@@ -188,7 +215,6 @@ class Deliveries:
         self._draining = False
         self._task: asyncio.Task[None] | None = None
         self._touching: asyncio.Task[None] | None = None
-        self._patient = wanted.ack_wait or ACK_WAIT
         self._taken_at = time.monotonic()
         # With a group: acknowledged lately, and those of them that the service may not know of.
         self._recent: deque[tuple[float, str]] = deque()
@@ -257,7 +283,12 @@ class Deliveries:
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    def handled(self, one: Delivery, outbox: _Outbox) -> bool:
+    @property
+    def waiting(self) -> int:
+        """Events that have come and are not taken yet."""
+        return len(self._ready)
+
+    def handled(self, one: Delivery, outbox: Outbox) -> bool:
         """An event has been acknowledged. Whether its stream is to be told."""
         if not self._forget(one):
             return not (outbox.broken or self.wanted.auto_ack)
@@ -272,7 +303,7 @@ class Deliveries:
                 self._recent.popleft()
         return not outbox.broken
 
-    def given_back(self, one: Delivery, outbox: _Outbox) -> bool:
+    def given_back(self, one: Delivery, outbox: Outbox) -> bool:
         """An event has not been handled. Whether its stream is to be told."""
         self._forget(one)
         return not (outbox.broken or self.wanted.auto_ack)
@@ -350,7 +381,7 @@ class Deliveries:
         return self._draining
 
     async def _listen(self) -> None:
-        outbox = _Outbox()
+        outbox = self._new_outbox()
         start = self.wanted.start
         if self._floor is not None:
             start = pb.Start(at=wkt.oneof("offset", self._floor + 1))
@@ -369,7 +400,10 @@ class Deliveries:
                     self._room.clear()
                     await self._room.wait()
 
-    def _join(self, answer: pb.ConsumeResponse, outbox: _Outbox) -> None:
+    def _new_outbox(self) -> Outbox:
+        return Outbox(min(_TOGETHER, self._patient / 20))
+
+    def _join(self, answer: pb.ConsumeResponse, outbox: Outbox) -> None:
         self._outbox, self.joined = outbox, True
         if self._lost:
             self._lost = False
@@ -383,7 +417,7 @@ class Deliveries:
         self._turn.set()
         self._heard(None)
 
-    def _receive(self, told: pb.Event, outbox: _Outbox) -> None:
+    def _receive(self, told: pb.Event, outbox: Outbox) -> None:
         made = Delivery(self, told, outbox)
         if self.wanted.auto_ack:
             made.done = self._floor is not None and (told.offset <= self._floor or told.offset in self._above)

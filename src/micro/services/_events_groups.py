@@ -297,7 +297,7 @@ class Group:
             async with aclosing(self._events.tail(place.namespace, place.topic, delivery.start)) as tail:
                 async for events in tail:
                     delivery.offer(events)
-                    self.turn()
+                    self._turn()  # they have come together already
                     while not delivery.wants:
                         self._room.clear()
                         await self._room.wait()

@@ -13,7 +13,7 @@ from frail import Frail
 from gen.helloworld.helloworld_pb import Request
 from micro import client, events
 from micro.domain.errors import Error, Kind
-from micro.framework.deliveries import Deliveries, Wanted
+from micro.framework.deliveries import Deliveries, Outbox, Wanted
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.gen.micro.events.v1.events_connect import GroupsClient, TopicsClient
 from micro.testing import platform
@@ -214,6 +214,31 @@ async def test_an_event_in_hand_stays_there_when_its_stream_breaks() -> None:
             second.ack()
             await running.handled("orders", "g")
             await deliveries.close()
+
+
+async def test_acknowledgements_go_together_while_there_is_other_work_and_at_once_without() -> None:
+    outbox = Outbox(pause=3600.0)
+    messages = outbox.messages(pb.ConsumeRequest(topic="orders"))
+    assert (await anext(messages)).topic == "orders"
+    for number in range(1, 31):
+        outbox.ack(number, waiting=60 - number)
+    told = await anext(messages)
+    assert list(told.acks) == list(range(1, 31)), "half of them are handled: new ones are to come"
+    outbox.ack(31, waiting=0)
+    assert list((await anext(messages)).acks) == [31], "nobody else waits"
+    outbox.ack(32, waiting=7)
+    outbox.touches.append(40)
+    outbox.wake.set()
+    told = await anext(messages)
+    assert (list(told.acks), list(told.touches)) == ([32], [40]), "what is in a hurry takes them along"
+    await outbox.aclose()
+
+    soon = Outbox(pause=0.001)
+    messages = soon.messages(pb.ConsumeRequest(topic="orders"))
+    await anext(messages)
+    soon.ack(1, waiting=7)
+    assert list((await anext(messages)).acks) == [1], "the time is over"
+    await soon.aclose()
 
 
 async def test_a_topic_that_is_made_anew_is_consumed_from_its_beginning() -> None:

@@ -116,7 +116,7 @@ class Appends:
     async def start(self, stack: AsyncExitStack) -> None:
         client = self._connection.client
         self._prefix = f"{client.new_inbox()}."
-        subscription = await client.subscribe(f"{self._prefix}*", cb=self._answered)
+        subscription = await client.listen(f"{self._prefix}*", self._answered)
 
         async def close() -> None:
             with suppress(nats.errors.Error, OSError):
@@ -225,6 +225,7 @@ class Appends:
         reply, answer = self._expect()
         try:
             await publish(message.subject, message.data, reply, headers)
+            self._connection.client.push()
             await self._wait([answer])
         finally:
             answer.cancel()
@@ -252,6 +253,7 @@ class Appends:
                         reply, answer = self._expect()
                         sent.append((unit, index, answer))
                         await publish(message.subject, message.data, reply, message.headers)
+            self._connection.client.push()
             await self._wait([answer for _, _, answer in sent])
         finally:
             for _, _, answer in sent:
@@ -288,7 +290,7 @@ class Appends:
             for answer in late:
                 answer.set_exception(_LostError("no answer in time"))
 
-    async def _answered(self, message: Msg) -> None:
+    def _answered(self, message: Msg) -> None:
         answer = self._waiting.get(message.subject[len(self._prefix) :])
         if answer is not None and not answer.done():
             answer.set_result(message)

@@ -52,7 +52,7 @@ class Follow:
             await stack.enter_async_context(self._connection.reconnects(self._reconnected))
             client = self._connection.client
             self._inbox = client.new_inbox()
-            subscription = await client.subscribe(self._inbox, cb=self._queue.put)
+            subscription = await client.listen(self._inbox, self._queue.put_nowait)
 
             async def close() -> None:
                 with suppress(nats.errors.Error, OSError):

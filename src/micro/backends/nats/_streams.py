@@ -167,7 +167,7 @@ class Streams:
             client = self._connection.client
             queue: asyncio.Queue[Msg] = asyncio.Queue()
             inbox = client.new_inbox()
-            subscription = await client.subscribe(inbox, cb=queue.put)
+            subscription = await client.listen(inbox, queue.put_nowait)
             try:
                 await client.publish(f"$JS.API.DIRECT.GET.{stream}", data, reply=inbox)
                 return await _collect(queue)

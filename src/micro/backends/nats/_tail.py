@@ -63,7 +63,7 @@ class Tail:
             await stack.enter_async_context(self._connection.reconnects(lambda: self._queue.put_nowait(None)))
             client = self._connection.client
             inbox = client.new_inbox()
-            subscription = await client.subscribe(inbox, cb=self._queue.put)
+            subscription = await client.listen(inbox, self._queue.put_nowait)
             stack.push_async_callback(_quietly, subscription.unsubscribe)
             js = self._connection.jetstream
             async with self._connection.unbroken():

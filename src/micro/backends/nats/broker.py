@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -75,7 +75,7 @@ class NatsBroker(Broker):
     async def _alone(self, namespace: str, pattern: str, deliver: Deliver, queue: str) -> AsyncGenerator[None]:
         start = len(_subject(namespace, ""))
 
-        async def take(raw: Msg) -> None:
+        def take(raw: Msg) -> None:
             deliver(_decoded(raw, start))
 
         await self._connection.wait_connected(self._patience)
@@ -107,20 +107,16 @@ class NatsBroker(Broker):
         namespace, pattern = place
         start = len(_subject(namespace, ""))
 
-        async def take(raw: Msg) -> None:
+        def take(raw: Msg) -> None:
             message = _decoded(raw, start)
             for deliver in tuple(shared.members):
                 deliver(message)
 
         return await self._opened(namespace, pattern, take)
 
-    async def _opened(self, namespace: str, pattern: str, take: object, queue: str = "") -> Subscription:
+    async def _opened(self, namespace: str, pattern: str, take: Callable[[Msg], None], queue: str = "") -> Subscription:
         try:
-            return await self._connection.client.subscribe(
-                _subject(namespace, pattern),
-                queue,
-                take,  # type: ignore[arg-type]
-            )
+            return await self._connection.client.listen(_subject(namespace, pattern), take, queue)
         except (nats.errors.Error, OSError) as error:
             raise translated(error, SUBJECT) from error
 
