@@ -20,6 +20,8 @@ from bench import load, machine, processes
 MESSAGE = b"\n\x03Ann"  # Request(name="Ann")
 PATH = "/helloworld.Helloworld/Call"
 
+_ROUNDS = 7
+
 
 @dataclass(frozen=True)
 class Row:
@@ -84,7 +86,7 @@ def gateway() -> Iterator[Row]:
         pin({name: pid for name, pid in pids.items() if name != "api"}, own)
         with processes.bare_envoy(address) as bare:
             straight, via, least = _in_turns([address, platform.api, bare], core=other)
-            apart = _in_turns([address, platform.api], core=own, rounds=4)
+            apart = _in_turns([address, platform.api], core=own, rounds=6)
         for name, (rates, calm) in (("straight", straight), ("through api", via), ("through a bare Envoy", least)):
             yield Row(f"HTTP/JSON {name}", statistics.median(rates), "requests/s")
             yield Row(f"HTTP/JSON {name}, p50 at 500/s", statistics.median(calm), "ms")
@@ -98,7 +100,7 @@ def gateway() -> Iterator[Row]:
         yield Row("a bare Envoy adds to p50 at 500/s", paired(operator.sub, least[1], straight[1]), "ms")
 
 
-def _in_turns(addresses: list[str], *, core: str, rounds: int = 6) -> list[tuple[list[float], list[float]]]:
+def _in_turns(addresses: list[str], *, core: str, rounds: int = 12) -> list[tuple[list[float], list[float]]]:
     """Rates at full speed and medians at 500/s of each address, measured in turns: a shared machine changes its speed
     from one minute to the next. The first round warms up and is thrown away."""
     body, kind = b'{"name":"Ann"}', "application/json"
@@ -106,8 +108,8 @@ def _in_turns(addresses: list[str], *, core: str, rounds: int = 6) -> list[tuple
     for number in range(rounds):
         for address, (rates, calm) in zip(addresses, found, strict=True):
             url = f"http://{address}/helloworld/call"
-            fast = load.run(url, body, content_type=kind, count=20_000, core=core)
-            slow = load.run(url, body, content_type=kind, count=1500, rate=500, core=core)
+            fast = load.run(url, body, content_type=kind, count=8_000, core=core)
+            slow = load.run(url, body, content_type=kind, count=1000, rate=500, core=core)
             if fast.failed or slow.failed:
                 raise SystemExit(f"bench: {fast.failed + slow.failed} requests failed")
             if number:
@@ -127,22 +129,17 @@ def mesh() -> Iterator[Row]:
         platform.cli("run", str(processes.CONTRACT))
         found = json.loads(platform.cli("services", "-o", "json"))
         address = next(s["nodes"][0]["address"] for s in found if s["name"] == "helloworld")
-        rates = {}
-        for name, kind, where in (
-            ("grpc.aio straight", "grpc", address),
-            ("client through the mesh", "micro", platform.settings["mesh_address"]),
-        ):
-            command = [sys.executable, str(processes.PROGRAMS / "caller.py"), kind, where, "8000"]
-            env = {**os.environ, "PYTHONPATH": str(processes.CONTRACT)}
-            runs = [
-                float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
-                for _ in range(3)
-            ]
-            rates[name] = statistics.median(runs)
-            yield Row(f"service to service, {name}", rates[name], "calls/s")
-        yield Row(
-            "mesh / straight", rates["client through the mesh"] / rates["grpc.aio straight"], "ratio", 0.5, dream=0.9
-        )
+        rates: dict[str, list[float]] = {"grpc": [], "micro": []}
+        for number in range(_ROUNDS + 1):
+            for kind, where in (("grpc", address), ("micro", platform.settings["mesh_address"])):
+                command = [sys.executable, str(processes.PROGRAMS / "caller.py"), kind, where, "4000"]
+                env = {**os.environ, "PYTHONPATH": str(processes.CONTRACT)}
+                done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+                if number:  # the first round warms up
+                    rates[kind].append(float(done.stdout))
+        yield Row("service to service, grpc.aio straight", statistics.median(rates["grpc"]), "calls/s")
+        yield Row("service to service, client through the mesh", statistics.median(rates["micro"]), "calls/s")
+        yield Row("mesh / straight", paired(operator.truediv, rates["micro"], rates["grpc"]), "ratio", 0.5, dream=0.9)
 
 
 def start() -> Iterator[Row]:

@@ -201,7 +201,7 @@ class StoreFile:
             return None
         tab, name = table.encode(), key.encode()
         try:
-            row = self._reader.execute(_POINT, (INLINE_BYTES, tab, name)).fetchone()
+            row = self._reader.execute(_POINT, (INLINE_BYTES, bytearray(tab), bytearray(name))).fetchone()
             if row is None:
                 return None
             version, expires, found, metadata, value = row

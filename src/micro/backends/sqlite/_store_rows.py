@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from zlib import crc32
 
-from micro.domain.record import Cause, Change, Commit, Record, decode_metadata, encode_metadata
+from micro.domain.record import LAST_MILLISECOND, Cause, Change, Commit, Record, decode_metadata, encode_metadata
 
 FORMAT = 1
 """Of the file, as `user_version` says it."""
@@ -29,20 +29,30 @@ SCHEMA = (_RECORD, _ENDS, _HISTORY, _STATE)
 PLACES = 1024
 """A change's id in the history is its revision times this, and its place in the commit."""
 
-INSERT_RECORD = "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?)"
-INSERT_HISTORY = "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_RECORD = "INSERT OR REPLACE INTO record VALUES (?, ?, ?, nullif(?, ''), ?, ?, ?)"
+INSERT_HISTORY = "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, nullif(?, ''), ?, ?, ?)"
 WRITE_STATE = "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
 READ_STATE = "SELECT format, revision, floor, records, total, history, checksum FROM state"
 
 _TOTALS = (1 << 63) - 1
+_COPIED = 64 << 10
+"""Bytes; a copy of more takes longer than what it saves."""
 _CAUSES = (Cause.WRITTEN, Cause.DELETED, Cause.EXPIRED)
-_CODES = {cause: code for code, cause in enumerate(_CAUSES)}
+CODES = {cause: code for code, cause in enumerate(_CAUSES)}
+"""Of causes, in the history: 0 for what was written."""
 
 RecordRow = tuple[bytes, bytes, int, int | None, int, bytes, bytes]
 HeadRow = tuple[bytes, int, int | None, int]
 """Key, version, expiry and checksum of a record."""
 
 HistoryRow = tuple[int, int, int, int, bytes, bytes, int | None, int, bytes, bytes]
+
+Bound = bytes | bytearray
+NewRecord = tuple[Bound, Bound, int, int | str, int, Bound, Bound]
+"""A record's row as it is written, with "" for no expiry: Python looks for an adapter of each None and all bytes that
+it hands to SQLite, which takes longer than a copy of them."""
+
+NewHistory = tuple[int, int, int, int, Bound, Bound, int | str, int, Bound, Bound]
 
 
 class DamagedError(Exception):
@@ -82,7 +92,7 @@ class State:
         self.total = (self.total + (new or 0) - (old or 0)) & _TOTALS
 
 
-def head(seed: int, key: bytes, version: int, expires: int | None) -> int:
+def head(seed: int, key: Bound, version: int, expires: int | None) -> int:
     """The checksum of what a listing of keys tells; `seed` is the table's `crc32`."""
     seed += (version ^ version >> 32) * 0x9E3779B1
     if expires is not None:
@@ -90,18 +100,27 @@ def head(seed: int, key: bytes, version: int, expires: int | None) -> int:
     return crc32(key, seed & 0xFFFFFFFF)
 
 
-def checksum(table: bytes, key: bytes, version: int, expires: int | None, metadata: bytes, value: bytes) -> int:
+def checksum(table: Bound, key: Bound, version: int, expires: int | None, metadata: Bound, value: Bound) -> int:
     """Of a record, 63 bits, the upper ones from its `head`."""
     first = head(crc32(table), key, version, expires)
     return (first & 0x7FFFFFFF) << 32 | crc32(value, crc32(metadata, first) ^ len(metadata))
 
 
-def record_row(table: str, record: Record) -> RecordRow:
-    tab, key = table.encode(), record.key.encode()
-    metadata = encode_metadata(record.metadata).encode() if record.metadata else b""
-    value = bytes(record.value)
-    found = checksum(tab, key, record.version, record.expires, metadata, value)
-    return tab, key, record.version, record.expires, found, metadata, value
+def bound(data: bytes) -> Bound:
+    """As SQLite is given it in the least time. Raises TypeError for what are no bytes."""
+    return bytearray(data) if len(data) <= _COPIED else bytes(data)
+
+
+def record_row(table: str, record: Record) -> NewRecord:
+    """Raises OverflowError for a time of expiry that is too far away."""
+    tab, key, value = bytearray(table.encode()), bytearray(record.key.encode()), bound(record.value)
+    metadata = bound(encode_metadata(record.metadata).encode()) if record.metadata else bytearray()
+    version, expires = record.version, record.expires
+    if expires is None:
+        return tab, key, version, "", checksum(tab, key, version, None, metadata, value), metadata, value
+    if not -LAST_MILLISECOND <= expires <= LAST_MILLISECOND:
+        raise OverflowError
+    return tab, key, version, expires, checksum(tab, key, version, expires, metadata, value), metadata, value
 
 
 def verify(row: RecordRow) -> RecordRow:
@@ -146,15 +165,15 @@ def record_of(row: RecordRow) -> Record:
     return Record(key.decode(), value, version, expires, decode_metadata(metadata.decode()) if metadata else {})
 
 
-def history_row(row: RecordRow, now: int, place: int = 0, changes: int = 1, cause: Cause = Cause.WRITTEN) -> HistoryRow:
+def history_row(row: NewRecord, now: int, place: int = 0, changes: int = 1, code: int = 0) -> NewHistory:
     """What a watcher is told of the change that left a record's row, one of so many of its commit."""
     tab, key, version, expires, written, metadata, value = row
-    number, code = version * PLACES + place, _CODES[cause]
+    number = version * PLACES + place
     return number, now, changes, code, tab, key, expires, _told(number, changes, code, written), metadata, value
 
 
-def history_size(rows: Iterable[HistoryRow]) -> int:
-    return sum(len(row[5]) + len(row[8]) + len(row[9]) + 100 for row in rows)
+def history_size(rows: Iterable[NewHistory]) -> int:
+    return sum([len(row[5]) + len(row[8]) + len(row[9]) + 100 for row in rows])
 
 
 def commits_of(rows: Iterable[HistoryRow], after: int) -> Iterator[Commit]:

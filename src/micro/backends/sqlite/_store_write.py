@@ -10,13 +10,14 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from micro.backends.sqlite._store_rows import (
+    CODES,
     INSERT_HISTORY,
     INSERT_RECORD,
     PLACES,
     READ_STATE,
     WRITE_STATE,
-    HistoryRow,
-    RecordRow,
+    NewHistory,
+    NewRecord,
     State,
     checksum,
     history_row,
@@ -81,14 +82,16 @@ class Transaction:
         self, connection: sqlite3.Connection, state: State, now: int, heads: Heads, *, telling: bool = True
     ) -> None:
         self._connection = connection
-        self._cursor = connection.cursor()
         self._now = now
         self.state = replace(state)
         self.commits: list[Commit] = []
-        self.history: list[HistoryRow] = []
+        self.history: list[NewHistory] = []
+        self._rows: list[NewRecord] = []
+        """To be written before anything is read or removed."""
+
         self._heads = heads
         self._telling = telling
-        self._before: dict[tuple[bytes, bytes], int | None] = {}
+        self._before: dict[tuple[str, str], int | None] = {}
         """Checksums of what a batch found."""
 
     def batches(self, batches: Sequence[Sequence[Operation]]) -> list[Answer]:
@@ -97,32 +100,33 @@ class Transaction:
 
     def _put(self, put: Put) -> Answer:
         """A batch of nothing but this, as most are: what `decide` comes to, in fewer steps."""
-        revision = self.state.revision + 1
+        state = self.state
+        place, revision = (put.table, put.key), state.revision + 1
         try:
-            place = put.table, put.key
             there = self._heads.get(place) or self._find(place)
             if put.if_version is not None:
                 live = there if there is not None and (there[1] is None or there[1] > self._now) else None
                 check_condition(put, None if live is None else Record(put.key, version=live[0]))
             record = Record(put.key, put.value, revision, put.expires, normal(put.metadata) if put.metadata else {})
             row = record_row(put.table, record)
-            self._cursor.execute(INSERT_RECORD, row)
         except OverflowError:
             return _too_far()
         except (errors.Error, UnicodeError, TypeError, ValueError, RecursionError) as error:
             return error
-        self.state.replace(None if there is None else there[2], row[4])
-        self.state.revision = revision
-        self._heads[place] = row[2:5]
+        self._rows.append(row)
         self.history.append(history_row(row, self._now))
+        self._heads[place] = revision, put.expires, row[4]
+        state.replace(None if there is None else there[2], row[4])
+        state.revision = revision
         if self._telling:
             self.commits.append(Commit(revision, (Change(put.table, record),)))
         return Committed(revision, (record,))
 
     def _find(self, place: tuple[str, str]) -> Head | None:
         """Raises DamagedError."""
+        self._flush()
         table, key = place[0].encode(), place[1].encode()
-        row: Head | None = self._cursor.execute(_FIND, (table, key)).fetchone()
+        row: Head | None = self._connection.execute(_FIND, (bytearray(table), bytearray(key))).fetchone()
         if row is not None:
             verify_head(table, key, *row)
         if len(self._heads) >= _HEADS:
@@ -130,51 +134,50 @@ class Transaction:
         return row
 
     def _batch(self, operations: Sequence[Operation]) -> Answer:
+        self._flush()
         self._before.clear()
         try:
             committed, commit = decide(operations, self._there, self.state.revision, self._now)
             rows = [] if commit is None else [record_row(each.table, each.record) for each in commit.changes]
+        except OverflowError:
+            return _too_far()
         except (errors.Error, UnicodeError, TypeError, ValueError, RecursionError) as error:
             return error
         if commit is None:
             return committed
-        several = len(rows) > 1
-        before = replace(self.state) if several else self.state
-        if several:
-            self._connection.execute("SAVEPOINT batch")
-        try:
-            for change, row in zip(commit.changes, rows, strict=True):
-                if change.cause is Cause.WRITTEN:
-                    self._connection.execute(INSERT_RECORD, row)
-                    self.state.replace(self._before[row[0], row[1]], row[4])
-                else:
-                    self._connection.execute(_DELETE, row[:2])
-                    self.state.replace(self._before[row[0], row[1]], None)
-        except OverflowError:  # of a time that is too far away
-            if several:
-                self._connection.execute("ROLLBACK TO batch")
-                self._connection.execute("RELEASE batch")
-            self.state = before
-            return _too_far()
-        if several:
-            self._connection.execute("RELEASE batch")
+        for change, row in zip(commit.changes, rows, strict=True):
+            before = self._before[change.table, change.record.key]
+            if change.cause is Cause.WRITTEN:
+                self._rows.append(row)
+                self.state.replace(before, row[4])
+            else:
+                self._flush()
+                self._connection.execute(_DELETE, row[:2])
+                self.state.replace(before, None)
         self._record(commit, rows)
         return committed
 
     def _there(self, operation: Operation) -> Record | None:
         """What is there before an operation, with its value for a Get. Raises DamagedError."""
-        place = operation.table.encode(), operation.key.encode()
-        self._heads.pop((operation.table, operation.key), None)
+        place = operation.table, operation.key
+        table, key = operation.table.encode(), operation.key.encode()
+        self._heads.pop(place, None)
         if isinstance(operation, Get | Delete):
-            whole = self._connection.execute(_READ, place).fetchone()
+            whole = self._connection.execute(_READ, (table, key)).fetchone()
             self._before[place] = None if whole is None else whole[4]
             return None if whole is None else record_of(whole)
-        row = self._connection.execute(_FIND, place).fetchone()
+        row = self._connection.execute(_FIND, (table, key)).fetchone()
         self._before[place] = None if row is None else row[2]
         if row is None:
             return None
-        verify_head(*place, *row)
+        verify_head(table, key, *row)
         return Record(operation.key, b"", row[0], row[1])
+
+    def _flush(self) -> None:
+        """Write the records that were put so far."""
+        if self._rows:
+            self._connection.executemany(INSERT_RECORD, self._rows)
+            self._rows.clear()
 
     def sweep(self) -> bool:
         """Remove what has ended, up to SWEPT records; whether there is more."""
@@ -206,7 +209,8 @@ class Transaction:
         return self.state.records
 
     def finish(self, history_bytes: int, history_after: int) -> None:
-        """Shorten the history where it is too long, and write the state if it changed."""
+        """Write what is left, shorten the history where it is too long, and write the state if it changed."""
+        self._flush()
         if self.history:
             self._connection.executemany(INSERT_HISTORY, self.history)
             self.state.history += history_size(self.history)
@@ -216,10 +220,10 @@ class Transaction:
     def save(self) -> None:
         self._connection.execute(WRITE_STATE, self.state.row())
 
-    def _record(self, commit: Commit, rows: Sequence[RecordRow]) -> None:
+    def _record(self, commit: Commit, rows: Sequence[NewRecord]) -> None:
         changes = len(commit.changes)
         for place, (change, row) in enumerate(zip(commit.changes, rows, strict=True)):
-            self.history.append(history_row(row, self._now, place, changes, change.cause))
+            self.history.append(history_row(row, self._now, place, changes, CODES[change.cause]))
         self.state.revision = commit.revision
         if self._telling:
             self.commits.append(commit)

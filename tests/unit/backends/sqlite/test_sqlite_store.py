@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import sqlite3
 import stat
 import subprocess
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from micro.backends.memory.store import MemoryStore
+from micro.backends.sqlite import _store_write
 from micro.backends.sqlite.store import SqliteStore
 from micro.domain import errors
 from micro.domain.errors import Kind
-from micro.domain.record import Cause, Commit, Delete, Operation, Put, Query, Record
-from micro.ports.store import Kept
+from micro.domain.record import Cause, Commit, Committed, Delete, Get, Json, Operation, Put, Query, Record
+from micro.ports.store import Kept, Store
 from micro.testing.contracts.store import DB, SettableClock, refused, watching
 
 
@@ -38,7 +41,7 @@ def put(key: str, value: bytes = b"", expires: int | None = None) -> Put:
     return Put("t", key, value, expires)
 
 
-async def told(store: SqliteStore, database: str, after: int, until: int) -> list[Commit]:
+async def told(store: Store, database: str, after: int, until: int) -> list[Commit]:
     async with aclosing(store.watch(database, after)) as commits:
         return [await anext(commits) for _ in range(until - after)]
 
@@ -303,6 +306,69 @@ async def test_writers_share_transactions(folder: Path) -> None:
         writer.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
         await asyncio.gather(*(store.commit("shop", [put(f"{n}")]) for n in range(64)))
         assert len(begun) <= 2
+
+
+async def test_batches_that_share_a_transaction_do_what_they_do_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_store_write, "_HEADS", 4)  # so that some are forgotten, and looked for again
+    choice = random.Random(3)
+    clock = SettableClock()
+
+    def operation(key: str) -> Operation:
+        condition = choice.choice([None, None, None, 0, choice.randrange(300)])
+        if choice.random() < 0.2:
+            return Delete("t", key, condition)
+        expires = choice.choice([None, None, clock.now + choice.choice([1_000, 10_000])])
+        metadata: dict[str, Json] = choice.choice([{}, {}, {"a": [1, None]}])
+        return Put("t", key, choice.randbytes(choice.randrange(50)), expires, metadata, condition)
+
+    def batch() -> list[Operation]:
+        found: list[Operation] = [operation(key) for key in choice.sample("abcdef", choice.choice([1, 1, 1, 2, 4]))]
+        return [*found, Get("t", choice.choice("abcdef"))] if choice.random() < 0.2 else found
+
+    def kinds(answers: list[Committed | BaseException]) -> list[Committed | Kind]:
+        return [each if isinstance(each, Committed) else getattr(each, "kind", Kind.UNKNOWN) for each in answers]
+
+    alone = MemoryStore(clock=clock)
+    async with AsyncExitStack() as stack:
+        await alone.start(stack)
+        async with opened(folder, clock=clock) as store:
+            for _ in range(5):
+                batches = [batch() for _ in range(100)]
+                together = [store.commit("shop", each) for each in batches]
+                too_far = store.commit("shop", [put("a"), put("b", expires=2**70)])
+                answers = kinds(await asyncio.gather(*together, too_far, return_exceptions=True))
+                assert answers.pop() is Kind.INVALID_ARGUMENT
+                apart = [
+                    (await asyncio.gather(alone.commit("shop", each), return_exceptions=True))[0] for each in batches
+                ]
+                assert answers == kinds(apart)
+                assert Kind.ABORTED in answers
+            revision = await alone.revision("shop")
+            assert await told(store, "shop", 0, revision) == await told(alone, "shop", 0, revision)
+        async with opened(folder, clock=clock) as store:  # which looks at all of it
+            assert await store.scan("shop", "t", Query()) == await alone.scan("shop", "t", Query())
+
+
+async def test_who_is_cancelled_waits_for_what_a_thread_has_begun(folder: Path) -> None:
+    async with opened(folder) as store:
+        await store.commit("shop", [put("k")])
+        begun, go_on = threading.Event(), threading.Event()
+
+        def work() -> None:
+            begun.set()
+            go_on.wait(30)
+
+        reading = asyncio.create_task(store._databases["shop"].read(work))  # owned: awaited below
+        assert await asyncio.to_thread(begun.wait, 30)
+        for _ in range(3):
+            reading.cancel()
+            await asyncio.sleep(0)
+        assert not reading.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
 
 
 async def test_nothing_is_kept_in_memory_for_watchers_where_there_are_none(folder: Path) -> None:
