@@ -285,10 +285,14 @@ class Appends:
         return self._prefix + name, answer
 
     async def _wait(self, answers: list[asyncio.Future[Msg]]) -> None:
-        if answers:
-            _, late = await asyncio.wait(answers, timeout=REQUEST_SECONDS)
-            for answer in late:
-                answer.set_exception(_LostError("no answer in time"))
+        """Return when each has come, or has been given up."""
+        timer = asyncio.get_running_loop().call_later(REQUEST_SECONDS, _give_up, answers)
+        try:
+            for answer in answers:
+                with suppress(_LostError):  # told by whoever looks at it
+                    await answer
+        finally:
+            timer.cancel()
 
     def _answered(self, message: Msg) -> None:
         answer = self._waiting.get(message.subject[len(self._prefix) :])
@@ -296,9 +300,7 @@ class Appends:
             answer.set_result(message)
 
     def _lost(self) -> None:
-        for answer in list(self._waiting.values()):
-            if not answer.done():
-                answer.set_exception(_LostError("the connection was lost"))
+        _give_up(list(self._waiting.values()), "the connection was lost")
 
 
 def _next_flight(queue: deque[_Unit]) -> list[_Unit]:
@@ -311,6 +313,12 @@ def _next_flight(queue: deque[_Unit]) -> list[_Unit]:
             break
         flight.append(queue.popleft())
     return flight
+
+
+def _give_up(answers: Sequence[asyncio.Future[Msg]], why: str = "no answer in time") -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(_LostError(why))
 
 
 def _told(answer: asyncio.Future[Msg]) -> dict[str, Any]:

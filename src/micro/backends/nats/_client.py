@@ -145,6 +145,16 @@ class NatsClient(Client):
         except Exception as error:  # noqa: BLE001 - as the library does with its callbacks
             await self._error_cb(error)
 
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        """As the library, without looking at each character of the names: a third of what reading an event takes."""
+        found = {}
+        for line in raw.split(b"\r\n"):
+            name, colon, value = line.partition(b":")
+            if colon:
+                found[name.strip().decode("ascii", "replace")] = value.strip().decode("utf-8", "replace")
+        return found
+
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         super()._remove_sub(sid, max_msgs)
         self._heard.pop(sid, None)
