@@ -127,7 +127,7 @@ async def delete(key: str) -> bool:
 
 
 def _client() -> BlobStoreClient:
-    return client.of(BlobStoreClient)
+    return client.of(BlobStoreClient, bulk=True)
 
 
 async def _messages(key: str, offset: int, length: int | None) -> AsyncGenerator[pb.BlobStoreReadResponse]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from micro.domain import errors
 from micro.domain.record import Durability
 
-PIECE_BYTES = 256 << 10
+PIECE_BYTES = 512 << 10
 """What a read yields at a time, at most."""
 
 CONTENT_TYPE = "application/octet-stream"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import re
@@ -70,7 +71,7 @@ class Identity(Protocol):
         ...
 
 
-class _RefusedError(Error):
+class RefusedError(Error):
     """A callee's guard says that a token does not hold; `header` is the one that it came in."""
 
     def __init__(self, cause: Error, header: str) -> None:
@@ -85,6 +86,7 @@ def address() -> str:
     return found.removeprefix("http://").rstrip("/")
 
 
+@functools.lru_cache(maxsize=4096)
 def service_of(contract: str) -> str:
     """The service that implements a contract by convention: "helloworld.Helloworld" is helloworld's,
     "micro.registry.v1.Registry" registry's, "Greeter" greeter's."""
@@ -109,7 +111,7 @@ class Channel:
         if host == target:
             self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         else:
-            trusted: Any = grpc.ssl_channel_credentials(_authorities())  # type: ignore[no-untyped-call]
+            trusted: Any = grpc.ssl_channel_credentials(authorities())  # type: ignore[no-untyped-call]
             self._channel = grpc.aio.secure_channel(host, trusted, options=_OPTIONS)
         self._calls: dict[tuple[str, str, Any], Any] = {}
 
@@ -158,7 +160,7 @@ class Channel:
             async with asyncio.timeout(DEFAULT_TIMEOUT):
                 await self._channel.channel_ready()
         except TimeoutError:
-            raise self._silent() from None
+            raise silent(self.target) from None
         except self._grpc.aio.UsageError as error:
             raise errors.unavailable(f"the connection to {self.target} is closed") from error
 
@@ -166,19 +168,21 @@ class Channel:
         found = wire.from_grpc(error)
         ready = self._grpc.ChannelConnectivity.READY
         if found.kind is Kind.DEADLINE_EXCEEDED and self._channel.get_state() is not ready:
-            return self._silent()
+            return silent(self.target)
         if found.kind is Kind.UNAUTHENTICATED:
             told = [value for key, value in error.trailing_metadata() or () if key == _REFUSED]
-            return _RefusedError(found, str(told[0])) if told else found
+            return RefusedError(found, str(told[0])) if told else found
         return found
 
-    def _silent(self) -> Error:
-        private = self.target.startswith("https://")
-        more = " Is its certificate's authority in the file that MICRO_CA names?" if private else ""
-        return errors.unavailable(f"nothing answers at {self.target}: is `micro server` running?{more}")
+
+def silent(target: str) -> Error:
+    """That nothing answers at an address."""
+    private = target.startswith("https://")
+    more = " Is its certificate's authority in the file that MICRO_CA names?" if private else ""
+    return errors.unavailable(f"nothing answers at {target}: is `micro server` running?{more}")
 
 
-def _authorities() -> bytes | None:
+def authorities() -> bytes | None:
     """Certificates of whom to trust: the file MICRO_CA, else the system's; None for those that grpc comes with.
 
     Raises FAILED_PRECONDITION when MICRO_CA cannot be read.
@@ -199,7 +203,7 @@ class Pool:
     """The connections of a process: one for each address, in each event loop that makes calls."""
 
     def __init__(self) -> None:
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Channel]] = (
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, bool], Channel]] = (
             weakref.WeakKeyDictionary()
         )
         self._through: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = weakref.WeakKeyDictionary()
@@ -220,15 +224,22 @@ class Pool:
             if outer is not None:
                 self._through[loop] = outer
 
-    def channel(self, target: str) -> Channel:
+    def channel(self, target: str, *, bulk: bool = False) -> Channel:
         loop = asyncio.get_running_loop()
         channels = self._loops.get(loop)
         if channels is None:
             channels = self._loops[loop] = {}
-        found = channels.get(target)
+        found = channels.get((target, bulk))
         if found is None:
-            found = channels[target] = self._through.get(loop) or Channel(target)
+            found = channels[target, bulk] = self._through.get(loop) or self._made(target, bulk)
         return found
+
+    def _made(self, target: str, bulk: bool) -> Channel:
+        if not bulk:
+            return Channel(target)
+        from micro.rpc.bulk import BulkChannel
+
+        return BulkChannel(target)
 
     async def close(self) -> None:
         """Close the connections of the running event loop; later calls open new ones."""
@@ -279,8 +290,8 @@ class Client:
             made._metadata[_AUTHORIZATION] = given
         return made
 
-    def channel(self) -> Channel:
-        return self.pool.channel(self._target or address())
+    def channel(self, *, bulk: bool = False) -> Channel:
+        return self.pool.channel(self._target or address(), bulk=bulk)
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
@@ -340,17 +351,17 @@ class Client:
         call = channel.make("unary_stream", path, _to_json, json.loads)
         return self.streamed(channel, call, request or {}, _shrunk(timeout), sent)
 
-    def of(self, typed: type[C], service: str | None = None) -> C:
+    def of(self, typed: type[C], service: str | None = None, *, bulk: bool = False) -> C:
         """A generated client class, `HelloworldClient`, over these connections.
 
         Args:
             service: the service to call; by default the one named like the contract's package.
+            bulk: whether its streams carry so much that each is worth a connection of its own.
         """
         cls = cast("type[Any]", typed)
         if not issubclass(cls, ConnectClient):
             raise TypeError(f"{cls.__name__} is not a generated client: import it from a *_connect module")
-        made = type(cls.__name__, (_Typed, cls), {})
-        return cast("C", made(self, service))
+        return cast("C", _over(cast("Any", typed))(self, service, bulk))
 
     def left(self, timeout: float | None) -> float | None:
         """Seconds that a unary call may take. Raises DEADLINE_EXCEEDED when none are left."""
@@ -368,7 +379,7 @@ class Client:
         sent_as = (*sent, (self._header, f"Bearer {token}")) if token else sent
         try:
             return await channel.unary(call, request, self.left(timeout), sent_as)
-        except _RefusedError as refused:
+        except RefusedError as refused:
             if not (self._gave_up(token, refused) and again):
                 raise
         return await self.unary(channel, call, request, timeout, sent, again=False)
@@ -384,7 +395,7 @@ class Client:
             async with contextlib.aclosing(channel.stream(call, request, timeout, sent)) as responses:
                 async for response in responses:
                     yield response
-        except _RefusedError as refused:
+        except RefusedError as refused:
             self._gave_up(token, refused)
             raise
 
@@ -401,7 +412,7 @@ class Client:
                 raise errors.deadline_exceeded("the deadline passed before auth had answered") from None
             raise
 
-    def _gave_up(self, token: str, refused: _RefusedError) -> bool:
+    def _gave_up(self, token: str, refused: RefusedError) -> bool:
         """Forget a token of ours that a callee did not take. Whether there may be a better one."""
         ours = bool(token) and refused.header == self._header
         return ours and self.identity is not None and self.identity.refused(token)
@@ -471,15 +482,16 @@ def _method(request: Message, endpoint: str) -> DescMethod:
 class _Typed(ConnectClient):
     """What stands under a generated client instead of connectrpc's transport."""
 
-    def __init__(self, client: Client, service: str | None) -> None:
+    def __init__(self, client: Client, service: str | None, bulk: bool) -> None:
         self._client = client
         self._service = service
+        self._bulk = ("stream_unary", "unary_stream") if bulk else ()
 
     async def close(self) -> None:
         """Nothing to close: the connections are shared."""
 
     def _call(self, kind: str, method: MethodInfo[Any, Any], headers: Any) -> tuple[Channel, Any, Metadata]:
-        channel = self._client.channel()
+        channel = self._client.channel(bulk=kind in self._bulk)
         path = f"/{method.service_name}/{method.name}"
         call = channel.make(kind, path, binary.encode, method.output.from_binary)
         service = self._service or service_of(method.service_name)
@@ -516,6 +528,12 @@ class _Typed(ConnectClient):
     ) -> AsyncIterator[Any]:
         channel, call, metadata = self._call("stream_stream", method, headers)
         return self._client.streamed(channel, call, request, _shrunk(_seconds(timeout_ms)), metadata)
+
+
+@functools.cache
+def _over(cls: Any) -> Any:
+    """A generated client class over `_Typed`; of a class there is one."""
+    return type(cls.__name__, (_Typed, cls), {})
 
 
 def _seconds(timeout_ms: float | None) -> float | None:

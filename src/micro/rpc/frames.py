@@ -55,10 +55,14 @@ def too_large(limit: int) -> Error:
 def within(message: bytes, limit: int) -> bytes:
     """A message that is about to be sent. Raises RESOURCE_EXHAUSTED when it is too long to be."""
     if len(message) > limit:
-        raise errors.resource_exhausted(
-            f"the answer has {len(message)} bytes and the limit is {limit}: send a stream, or raise max_message"
-        )
+        raise answer_too_large(len(message), limit)
     return message
+
+
+def answer_too_large(size: int, limit: int) -> Error:
+    return errors.resource_exhausted(
+        f"the answer has {size} bytes and the limit is {limit}: send a stream, or raise max_message"
+    )
 
 
 def multiple() -> Error:

@@ -7,10 +7,10 @@ path does: the same context, deadlines, errors and codecs.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from connectrpc.codec import Codec
@@ -19,7 +19,7 @@ from protobuf import Message
 
 from micro.domain.errors import Error
 from micro.domain.service import StreamKind
-from micro.rpc import admission, binary, deadline, frames, json_codec, unary
+from micro.rpc import admission, binary, deadline, frames, json_codec, streams, unary
 from micro.rpc import errors as wire
 from micro.rpc.admission import Admission
 from micro.rpc.context import CURRENT, Context, Scope
@@ -30,7 +30,6 @@ from micro.rpc.send import Attentive, Send
 from micro.rpc.unary import RawHeaders
 
 _TIMEOUTS = (b"grpc-timeout", b"connect-timeout-ms")
-_END = object()
 
 
 class _Proto(Codec[Any, Any]):
@@ -86,6 +85,7 @@ class General:
 
     def __init__(self, methods: Sequence[Method], limit: int) -> None:
         endpoints = {method.path: _endpoint(method) for method in methods}
+        self._limit = limit
         self._connect = _Connect(
             service=None, endpoints=lambda _: endpoints, read_max_bytes=limit, codecs=[_Proto(limit), _Json(limit)]
         )
@@ -118,7 +118,10 @@ class General:
             guard.admit(ctx, headers)
         token = CURRENT.set(ctx)
         try:
-            await self._connect(_translate(method, scope, headers, seconds), receive, send)
+            if streams.serves(method, headers):
+                await streams.serve(ctx, headers, receive, send, self._limit)
+            else:
+                await self._connect(_translate(method, scope, headers, seconds), receive, send)
         except OSError as error:  # the caller is gone
             # Its error is in a cycle with these frames, and they hold the message that did not get through.
             traceback.clear_frames(error.__traceback__)
@@ -165,13 +168,14 @@ async def fail(send: Send, error: BaseException, kind: str, status: int = 0) -> 
         return
     # Neither has anything after the body, so the last frame of it tells, with a flag of its own.
     if web:
-        flag, told = 0x80, b"".join(b"%s: %s\r\n" % pair for pair in unary.grpc_trailers(known))
+        told = b"".join(b"%s: %s\r\n" % pair for pair in unary.grpc_trailers(known))
+        told = b"\x80" + len(told).to_bytes(4, "big") + told
     else:
-        flag, told = 0x02, json.dumps({"error": wire.to_value(known)}, ensure_ascii=False).encode()
+        told = streams.end(known)
     headers = [(b"content-type", kind.encode())]
     with contextlib.suppress(OSError):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": bytes([flag]) + len(told).to_bytes(4, "big") + told})
+        await send({"type": "http.response.body", "body": told})
     unary.raise_again(error)
 
 
@@ -228,24 +232,11 @@ def _one(method: Method) -> Callable[..., Any]:
 def _many(method: Method) -> Callable[..., Any]:
     async def call(request: Any, connect: Any) -> AsyncIterator[Any]:
         ctx = _bind(connect)
-        responses = method.function(request, ctx)
-        iterator = aiter(responses)
-        stoppable, breath = admission.of(ctx), deadline.Breath()
         try:
-            while True:
-                with stoppable:
-                    response = await anext(iterator, _END)
-                if response is _END:
-                    return
-                if response.__class__ is not method.output:
-                    raise method.wrong(response)
-                yield response
-                await breath()
+            async with aclosing(streams.responses(method, request, ctx)) as responses:
+                async for response in responses:
+                    yield response
         except Exception as error:
             raise wire.to_connect(wire.of(error)) from error
-        finally:
-            close = getattr(responses, "aclose", None)
-            if close is not None:
-                await close()
 
     return call

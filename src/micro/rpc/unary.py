@@ -69,8 +69,8 @@ def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False,
             return
         begin, end = start, _OK
         if ctx._response_headers is not None or ctx._response_trailers is not None:
-            begin = {**start, "headers": [type_header, *_pairs(ctx._response_headers)]}
-            end = {**_OK, "headers": [*_pairs(ctx._response_trailers), (b"grpc-status", b"0")]}
+            begin = {**start, "headers": [type_header, *pairs(ctx._response_headers)]}
+            end = {**_OK, "headers": [*pairs(ctx._response_trailers), (b"grpc-status", b"0")]}
         try:
             await send(begin)
             body = len(response).to_bytes(5, "big") + response
@@ -169,8 +169,8 @@ async def fail_grpc(send: Send, error: BaseException, ctx: Context | None, type_
         return
     headers, trailers = [type_header], grpc_trailers(known)
     if ctx is not None:
-        headers += _pairs(ctx._response_headers)
-        trailers = [*_pairs(ctx._response_trailers), *trailers]
+        headers += pairs(ctx._response_headers)
+        trailers = [*pairs(ctx._response_trailers), *trailers]
     with contextlib.suppress(OSError):
         await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
         await send({"type": "http.response.body", "body": b""})
@@ -189,12 +189,13 @@ def grpc_trailers(error: Error) -> list[tuple[bytes, bytes]]:
 def response_headers(ctx: Context) -> list[tuple[bytes, bytes]]:
     """What the handler set, as Connect sends it: trailers are headers with a prefix."""
     return [
-        *_pairs(ctx._response_headers),
-        *((b"trailer-" + key, value) for key, value in _pairs(ctx._response_trailers)),
+        *pairs(ctx._response_headers),
+        *((b"trailer-" + key, value) for key, value in pairs(ctx._response_trailers)),
     ]
 
 
-def _pairs(headers: Any) -> list[tuple[bytes, bytes]]:
+def pairs(headers: Any) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI has them; none for None."""
     return [] if headers is None else [(key.encode(), value.encode()) for key, value in headers.allitems()]
 
 

@@ -36,3 +36,22 @@ def test_a_class_without_bytes_is_written_by_the_library_alone() -> None:
 def test_several_long_fields_and_bytes_that_are_no_bytes_object() -> None:
     record = pb.Record(key="k", value=bytearray(b"v" * LONG))
     assert pb.Record.from_binary(binary.encode(record)).value == b"v" * LONG
+
+
+@pytest.mark.parametrize("size", [0, 10, LONG - 1, LONG, 300_000])
+@pytest.mark.parametrize("step", [3, 16, 17, 4096, 1 << 20])
+@pytest.mark.parametrize("key", ["", "k"])
+def test_a_message_is_read_from_the_pieces_it_came_in(size: int, step: int, key: str) -> None:
+    message = pb.BlobStoreWriteRequest(key=key, data=os.urandom(size))
+    body = b"".join(binary.parts(message))
+    pieces = [memoryview(body)[start : start + step] for start in range(0, len(body), step)]
+    found = binary.decode(pb.BlobStoreWriteRequest, pieces)
+    assert found == message
+    assert type(found.data) is bytes
+
+
+def test_a_length_that_does_not_fit_is_no_message() -> None:
+    body = bytearray(pb.BlobStoreWriteRequest(data=bytes(LONG)).to_binary())
+    body[1] ^= 1
+    with pytest.raises(ValueError, match=r"\w"):
+        binary.decode(pb.BlobStoreWriteRequest, [bytes(body)])

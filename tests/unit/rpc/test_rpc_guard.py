@@ -100,7 +100,7 @@ def plain(
         assert answer.complete
         if answer.status == 200:
             assert "www-authenticate" not in answer.headers
-            return _ended(answer) if "connect+" in kind else None
+            return _ended(answer, caller) if "connect+" in kind else None
         found = Kind.of_code(answer.json()["code"])
         assert answer.status == found.http_status
         if answer.status == 401:
@@ -111,13 +111,16 @@ def plain(
     return call
 
 
-def _ended(answer: Answer) -> Kind | None:
+def _ended(answer: Answer, caller: dict[str, str]) -> Kind | None:
     """What the last frame of a stream of Connect's says."""
     body = answer.body
     while body[0] != 2:
         body = body[5 + int.from_bytes(body[1:5], "big") :]
-    error = json.loads(body[5:]).get("error")
-    return Kind.of_code(error["code"]) if error else None
+    end = json.loads(body[5:])
+    found = Kind.of_code(end["error"]["code"]) if "error" in end else None
+    told = end.get("metadata", {}).get("micro-refused")
+    assert told == (["authorization"] if found is Kind.UNAUTHENTICATED and "authorization" in caller else None)
+    return found
 
 
 async def websocket(world: World, caller: dict[str, str]) -> Kind | None:

@@ -13,7 +13,7 @@ from micro.domain import errors
 from micro.ports.blobs import PIECE_BYTES, Opened, damaged
 from micro.services.blob_pages import BlobPages
 
-CONTENT = bytes(range(256)) * 2000
+CONTENT = bytes(range(256)) * 4000
 
 
 async def stream(*pieces: bytes) -> AsyncIterator[bytes]:

@@ -24,7 +24,7 @@ from micro.rpc.gen.envoy.type.v3.percent_pb import Percent
 from micro.rpc.wkt import Any, BoolValue, Duration, UInt32Value, oneof
 
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_UPGRADES = "|h1"
+_PLAIN = "|h1"
 
 
 def name(route: Route) -> str:
@@ -32,14 +32,14 @@ def name(route: Route) -> str:
     return f"{route.namespace}|{route.service}"
 
 
-def upgrades(route: Route) -> str:
-    """The cluster that WebSockets go to: the same instances, spoken to in HTTP/1.1."""
-    return name(route) + _UPGRADES
+def plain(route: Route) -> str:
+    """The cluster that WebSockets go to, and bytes in bulk: the same instances, spoken to in HTTP/1.1."""
+    return name(route) + _PLAIN
 
 
 def names(route: Route) -> tuple[str, ...]:
     """The clusters of a service; each has an assignment of the same name."""
-    return (name(route), upgrades(route)) if route.pushes else (name(route),)
+    return (name(route), plain(route)) if route.pushes else (name(route),)
 
 
 def cluster(cluster_name: str) -> Cluster:
@@ -58,7 +58,7 @@ def cluster(cluster_name: str) -> Cluster:
         circuit_breakers=_limits(),
         outlier_detection=_sick(),
         ignore_health_on_host_removal=True,
-        typed_extension_protocol_options={_OPTIONS: Any.pack(_protocol(cluster_name.endswith(_UPGRADES)))},
+        typed_extension_protocol_options={_OPTIONS: Any.pack(_protocol(cluster_name.endswith(_PLAIN)))},
     )
 
 
@@ -119,8 +119,8 @@ def _sick() -> OutlierDetection:
     )
 
 
-def _protocol(upgrade: bool) -> HttpProtocolOptions:
-    if upgrade:
+def _protocol(plain: bool) -> HttpProtocolOptions:
+    if plain:
         explicit = HttpProtocolOptions.ExplicitHttpConfig(
             protocol_config=oneof("http_protocol_options", Http1ProtocolOptions())
         )

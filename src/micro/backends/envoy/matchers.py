@@ -47,12 +47,18 @@ _MOST_STREAMS = 64  # methods; a pattern of more would cost every request of the
 _EVERYONES = ("grpc.health.", "grpc.reflection.")  # exported by every service, so their paths lead to none
 _DISCOVERY = "envoy."  # exported by the control plane for the proxies, which know its address; nobody else is let in
 
+_ANYWHERE = oneof("prefix", "/")
+
 JWKS = "/.well-known/jwks.json"
 """Where the public keys are, by convention."""
 
 
 BLOBS = "/blob/"
 """What the addresses of public blobs begin with; the namespace follows."""
+
+_BULK = ("/micro.store.v1.BlobStore/Read", "/micro.store.v1.BlobStore/Write")
+"""Of the platform's own methods, those that carry bytes of any number: over HTTP/1.1 where their caller can, which
+costs half of what HTTP/2 does. Connect alone has its errors and its end in the body."""
 
 OUTSIDE = ("broker", "config", "events", "store")
 """The platform's own services that are reached from outside by who shows a token, below their names."""
@@ -85,17 +91,17 @@ def pages(service: Service, *, limited: bool = False) -> Pages:
         limited: whether its namespace may send so many requests a second only.
     """
     unnamed = HeaderMatcher(name=SERVICE_HEADER, header_match_specifier=oneof("present_match", True), invert_match=True)
-    anywhere = _routes(service, RouteMatch(path_specifier=oneof("prefix", "/")))
+    anywhere = _routes(service, RouteMatch(path_specifier=_ANYWHERE))
     counted = service.namespace if limited else ""
     below = {
         prefix: _routes(service, RouteMatch(path_specifier=oneof("path_separated_prefix", prefix)), counted)
         for prefix in service.prefixes
     }
-    public = _routes(service, RouteMatch(path_specifier=oneof("prefix", "/")), counted) if limited else anywhere
+    public = _routes(service, RouteMatch(path_specifier=_ANYWHERE), counted) if limited else anywhere
     return Pages(
         service=service,
         named=_named(service, anywhere),
-        called=trees.action(_routes(service, RouteMatch(path_specifier=oneof("prefix", "/"), headers=[unnamed]))),
+        called=trees.action(_routes(service, RouteMatch(path_specifier=_ANYWHERE, headers=[unnamed]))),
         public=trees.action(public),
         below=below,
         found={prefix: trees.action(routes) for prefix, routes in below.items()},
@@ -250,7 +256,7 @@ def _rpc_services(page: Pages) -> Iterable[str]:
 def _nowhere() -> OnMatch:
     """A route that no request fits: nothing is found there."""
     never = HeaderMatcher(name=":path", header_match_specifier=oneof("present_match", True), invert_match=True)
-    match = RouteMatch(path_specifier=oneof("prefix", "/"), headers=[never])
+    match = RouteMatch(path_specifier=_ANYWHERE, headers=[never])
     return trees.action([Route(match=match, action=oneof("direct_response", DirectResponseAction(status=404)))])
 
 
@@ -267,7 +273,7 @@ def _blobs(store: Service, quotas: Mapping[str, int]) -> dict[str, OnMatch]:
     """To public blobs, for everybody; what is read of limited namespaces counts as theirs."""
 
     def below(prefix: str, counted: str) -> OnMatch:
-        action = _stream(store)
+        action = _bulk(store)
         if counted:
             action.rate_limits = [limits.counted(counted)]
         match = RouteMatch(path_specifier=oneof("prefix", prefix))
@@ -302,6 +308,7 @@ def _routes(service: Service, match: RouteMatch, counted: str = "") -> tuple[Rou
         )
         handshake = RouteMatch(path_specifier=match.path_specifier, headers=[*match.headers, websocket])
         made.append(Route(match=handshake, action=oneof("route", _upgrade(service))))
+    made += _bulk_routes(service, match)
     if service.streams:
         pattern = oneof("safe_regex", RegexMatcher(regex=stream_pattern(service)))
         streams = RouteMatch(path_specifier=pattern, headers=list(match.headers))
@@ -311,6 +318,24 @@ def _routes(service: Service, match: RouteMatch, counted: str = "") -> tuple[Rou
         if counted and route.action is not None and route.action.field == "route":
             route.action.value.rate_limits = [limits.counted(counted)]
     return tuple(made)
+
+
+def _bulk_routes(service: Service, match: RouteMatch) -> list[Route]:
+    """Ahead of the streams, for who speaks Connect; where paths are as gRPC has them."""
+    connect = HeaderMatcher(
+        name="content-type",
+        header_match_specifier=oneof(
+            "string_match", StringMatcher(match_pattern=oneof("exact", "application/connect+proto"))
+        ),
+    )
+    return [
+        Route(
+            match=RouteMatch(path_specifier=oneof("path", path), headers=[*match.headers, connect]),
+            action=oneof("route", _bulk(service)),
+        )
+        for path in _BULK
+        if path in service.streams and _is_core(*service.key) and match.path_specifier == _ANYWHERE
+    ]
 
 
 def stream_pattern(service: Service) -> str:
@@ -355,9 +380,16 @@ def _stream(service: Service) -> RouteAction:
     )
 
 
+def _bulk(service: Service) -> RouteAction:
+    made = _stream(service)
+    if service.pushes:
+        made.cluster_specifier = oneof("cluster", clusters.plain(service))
+    return made
+
+
 def _upgrade(service: Service) -> RouteAction:
     return RouteAction(
-        cluster_specifier=oneof("cluster", clusters.upgrades(service)),
+        cluster_specifier=oneof("cluster", clusters.plain(service)),
         timeout=Duration(),
         idle_timeout=Duration(seconds=_SILENCE),
         upgrade_configs=[RouteAction.UpgradeConfig(upgrade_type="websocket", enabled=BoolValue(value=True))],

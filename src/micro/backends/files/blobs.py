@@ -10,12 +10,13 @@ import asyncio
 import builtins
 import contextlib
 import errno
-import hashlib
 import os
 import secrets
 import shutil
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -31,7 +32,6 @@ from micro.ports.blobs import (
     Blobs,
     Opened,
     absent,
-    damaged,
     other_checksum,
     too_large,
 )
@@ -47,8 +47,11 @@ _STEP = 80
 _FOLDER = "+"
 """What names of folders end with, which no name of a file does."""
 
-_BATCH_BYTES = 2 * PIECE_BYTES
+_BATCH_BYTES = 1 << 20
 """What a writer collects before it goes to disk; as much again is on its way there."""
+
+_AHEAD = 2
+"""Pieces that are read while another is on its way to the reader."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -61,28 +64,27 @@ class _Reading(Opened):
     async def pieces(self, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
         size, key = self.blob.size, self.blob.key
         end = size if length is None else min(start + length, size)
-        whole = hashlib.sha256() if (start, end) == (0, size) else None
         if start >= end:
             return
         loop = asyncio.get_running_loop()
-        index, last = start // PIECE_BYTES, (end - 1) // PIECE_BYTES
-        # One piece is read ahead, so that disk and reader do not wait for each other.
-        ahead = loop.run_in_executor(None, self._file.piece, index, whole)
+        first, last = start // PIECE_BYTES, (end - 1) // PIECE_BYTES
+        # Read and checked ahead, so that disk, reader and both processors do not wait for each other.
+        ahead: deque[asyncio.Future[bytes]] = deque()
+        to_read = iter(range(first, last + 1))
         try:
-            while True:
+            for index in range(first, last + 1):
+                for one in islice(to_read, _AHEAD + 1 - len(ahead)):
+                    ahead.append(loop.run_in_executor(None, self._file.piece, one))
                 with _disk(key):
-                    piece = await ahead
-                if index == last:
-                    if whole is not None and whole.hexdigest() != self.blob.checksum:
-                        raise damaged(key)
-                    yield piece[max(start - index * PIECE_BYTES, 0) : end - index * PIECE_BYTES]
-                    return
-                ahead = loop.run_in_executor(None, self._file.piece, index + 1, whole)
-                yield piece[start - index * PIECE_BYTES :] if start > index * PIECE_BYTES else piece
-                index += 1
+                    piece = await ahead[0]
+                ahead.popleft()
+                begin = index * PIECE_BYTES
+                inner = begin < start or end < begin + len(piece)
+                yield piece[max(start - begin, 0) : end - begin] if inner else piece
         finally:
-            if not ahead.cancel() and not ahead.cancelled():
-                ahead.exception()  # has been told, or is nobody's any more
+            for waiting in ahead:
+                if not waiting.cancel() and not waiting.cancelled():
+                    waiting.exception()  # is nobody's any more
 
 
 class FileBlobs(Blobs):

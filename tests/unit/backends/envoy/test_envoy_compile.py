@@ -183,6 +183,44 @@ def test_what_services_keep_their_state_in_is_routed_outside_for_who_shows_a_tok
         assert clusters(tree["matcherTree"]) == {f"micro|{name}"}
 
 
+def inside_of(found, name="mesh"):
+    snapshot = Compiler("1").compile(found, 1)
+    return readable(RouteConfiguration.from_binary(snapshot.resources[ROUTES][name].resource.value))
+
+
+def blob_store(**more):
+    streams = ("/micro.store.v1.BlobStore/Read", "/micro.store.v1.BlobStore/Write", "/micro.store.v1.Store/Watch")
+    rpc = ["micro.store.v1.Store", "micro.store.v1.BlobStore"]
+    return service(more.pop("name", "store"), 1, rpc=rpc, streams=streams, pushes=True, **more)
+
+
+def test_blobs_go_in_http1_for_who_speaks_connect():
+    for name in ("mesh", "proxy"):
+        made = inside_of(table(blob_store()), name)
+        bulk = [route for route in routes_in(made) if "BlobStore" in route["match"].get("path", "")]
+        assert {route["match"]["path"] for route in bulk} == set(matchers._BULK)
+        for route in bulk:
+            [header] = [one for one in route["match"]["headers"] if one["name"] == "content-type"]
+            assert header["stringMatch"] == {"exact": "application/connect+proto"}
+            assert route["route"]["cluster"] == "micro|store|h1"
+            assert route["route"]["maxStreamDuration"]["grpcTimeoutHeaderMax"] == "0s"
+        streams = [route for route in routes_in(made) if "safeRegex" in route["match"]]
+        assert {route["route"]["cluster"] for route in streams} == {"micro|store"}, "in HTTP/2 for everybody else"
+
+
+def test_public_blobs_go_in_http1():
+    made = api_of(table(blob_store()), {"shop": 7})
+    below = [route for route in routes_in(made) if route["match"].get("prefix", "").startswith("/blob/")]
+    assert {route["match"]["prefix"] for route in below} == {"/blob/", "/blob/shop/"}
+    assert {route["route"]["cluster"] for route in below} == {"micro|store|h1"}
+    assert [route for route in routes_in(made) if "BlobStore" in route["match"].get("path", "")] == []
+
+
+def test_a_users_service_with_the_same_contract_is_like_every_other():
+    made = inside_of(table(blob_store(name="mine")))
+    assert [route for route in routes_in(made) if "BlobStore" in route["match"].get("path", "")] == []
+
+
 def test_calls_of_the_store_from_outside_count_as_those_of_the_tokens_namespace():
     made = api_of(table(service("store", 1, rpc=["micro.store.v1.Store"])), {"shop": 7})
     [tree] = [one["/store/"]["matcher"]["matcherTree"] for one in trees_by_path(made) if "/store/" in one]

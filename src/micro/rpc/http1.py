@@ -1,0 +1,210 @@
+"""HTTP/1.1 as a client of streams needs it: one exchange at a time on a connection, bodies that go on, both ways at
+once. Nothing waits in memory but what a slow side makes wait, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+MAX_HEAD = 64 << 10
+"""Bytes that the head of an answer may have, and a line between the pieces of its body."""
+
+_WAITING = 1 << 20
+"""Bytes that may wait to be sent, or to be read, before the other side has to wait."""
+
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?")
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
+_FIELD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[\t\x20-\x7e\x80-\xff]*")
+
+
+class BrokenError(Exception):
+    """The connection ended too early, or what came is not HTTP."""
+
+
+def head(method: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """The head of a request. Raises ValueError for a header that would be none, or more than one."""
+    lines = [f"{method} {path} HTTP/1.1"]
+    for name, value in headers:
+        line = f"{name}:{value}"
+        if not _FIELD.fullmatch(line):
+            raise ValueError(f"the header {name[:40]!r} cannot be sent: its value has characters that headers have not")
+        lines.append(line)
+    return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
+class Connection(asyncio.Protocol):
+    """One connection, which its loop's `create_connection` makes."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._found: deque[bytes] = deque()
+        self._held = 0
+        self._closed = False
+        self._reading = True
+        self._arrived: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._full = False
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_WAITING)
+
+    def data_received(self, data: bytes) -> None:
+        self._found.append(data)
+        self._held += len(data)
+        if self._held > _WAITING and self._reading and self._transport is not None:
+            self._transport.pause_reading()
+            self._reading = False
+        _wake(self._arrived)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        _wake(self._room)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        _wake(self._arrived)
+        _wake(self._room)
+
+    # What the exchange calls.
+
+    @property
+    def free(self) -> bool:
+        """Whether it can carry another exchange, once one is over."""
+        return not (self._closed or self._found or self._transport is None or self._transport.is_closing())
+
+    def abort(self) -> None:
+        """End it now, with what is under way."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def send(self, parts: Sequence[bytes]) -> None:
+        """Send what is one after the other; returns once there is room for more. Raises BrokenError."""
+        if self._closed or self._transport is None:
+            raise BrokenError("the connection ended")
+        self._transport.writelines(parts)
+        if self._full:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+            if self._closed:
+                raise BrokenError("the connection ended")
+
+    async def some(self) -> bytes:
+        """Some bytes that arrived. Raises BrokenError."""
+        if not self._found:
+            if not self._reading and self._transport is not None and not self._closed:
+                self._transport.resume_reading()
+                self._reading = True
+            if not self._closed:
+                self._arrived = asyncio.get_running_loop().create_future()
+                await self._arrived
+            if not self._found:
+                raise BrokenError("the connection ended before the answer did")
+        found = self._found.popleft()
+        self._held -= len(found)
+        return found
+
+
+class Answer:
+    """The answer to one request, told from the bytes as they arrive. Pure.
+
+    Attributes:
+        status, headers: of its head, names in lower case; the status is below 200 until it is there.
+        ended: whether all of it has arrived.
+        last: whether the connection carries no other.
+    """
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.ended = False
+        self.last = False
+        self._held = b""
+        self._at = 0
+        self._left = 0
+        self._chunked = False
+        self._step: Callable[[], memoryview | None] = self._head
+
+    def feed(self, data: bytes) -> list[memoryview]:
+        """What of the body is in the next bytes that arrived. Raises BrokenError for what is not HTTP."""
+        self._held, self._at = self._held[self._at :] + data, 0
+        found: list[memoryview] = []
+        while not self.ended and self._at < len(self._held):
+            before, step = self._at, self._step
+            if (piece := step()) is not None:
+                found.append(piece)
+            elif self._at == before and self._step == step:
+                break  # the rest of a line is missing
+        if self.ended and self._at < len(self._held):
+            raise BrokenError("more came than the answer has")
+        return found
+
+    def _line(self, end: bytes) -> bytes | None:
+        at = self._held.find(end, self._at)
+        if at < 0:
+            if len(self._held) - self._at > MAX_HEAD:
+                raise BrokenError("the head of the answer is too long")
+            return None
+        line, self._at = self._held[self._at : at], at + len(end)
+        return line
+
+    def _head(self) -> None:
+        if (head := self._line(b"\r\n\r\n")) is None:
+            return
+        first, *lines = head.split(b"\r\n")
+        if (found := _STATUS.fullmatch(first)) is None:
+            raise BrokenError("what answers does not speak HTTP")
+        if (status := int(found[1])) < 200:
+            return  # only a word meanwhile
+        pairs = (line.decode("latin-1").partition(":") for line in lines)
+        self.headers = {name.lower(): value.strip() for name, _, value in pairs}
+        self.status = status
+        self.last = self.headers.get("connection", "").lower() == "close"
+        length = self.headers.get("content-length", "")
+        self._chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        if self._chunked:
+            self._step = self._size
+        elif length.isascii() and length.isdigit() and len(length) < 19:
+            self._left, self.ended, self._step = int(length), int(length) == 0, self._bytes
+        else:
+            raise BrokenError("the answer does not say where it ends")
+
+    def _size(self) -> None:
+        if (line := self._line(b"\r\n")) is None:
+            return
+        digits = line.partition(b";")[0].strip()
+        if not _SIZE.fullmatch(digits):
+            raise BrokenError("a piece of the answer does not say how long it is")
+        self._left = int(digits, 16)
+        self._step = self._bytes if self._left else self._trailer
+
+    def _bytes(self) -> memoryview:
+        piece = memoryview(self._held)[self._at : self._at + self._left]
+        self._at += len(piece)
+        self._left -= len(piece)
+        if not self._left:
+            self._step, self.ended = self._after, not self._chunked
+        return piece
+
+    def _after(self) -> None:
+        if (line := self._line(b"\r\n")) is None:
+            return
+        if line:
+            raise BrokenError("a piece of the answer is longer than it said")
+        self._step = self._size
+
+    def _trailer(self) -> None:
+        self.ended = self._line(b"\r\n") == b""
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)

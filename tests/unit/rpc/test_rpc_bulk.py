@@ -1,0 +1,244 @@
+"""Streams over connections of their own, against a real process: they behave as those over gRPC do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_rpc_client import free_address, listens, serve
+
+from authority import Authority
+from gen.echo.v1.echo_connect import EchoClient
+from gen.echo.v1.echo_pb import CountRequest, SumRequest
+from micro.domain.audience import Audience
+from micro.domain.errors import Error, Kind
+from micro.rpc.bulk import BulkChannel
+from micro.rpc.client import Client
+from micro.rpc.envelopes import END, prefix
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="mb-") as folder:
+        found = free_address()
+        process = serve(found, Path(folder) / "a.sock")
+        try:
+            end = time.monotonic() + 20
+            while not listens(found):
+                assert process.poll() is None, "the service ended while it started"
+                assert time.monotonic() < end, "the service does not listen"
+                time.sleep(0.02)
+            yield found
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+async def client(target: str) -> AsyncIterator[Client]:
+    made = Client(target)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def echo(client: Client) -> EchoClient:
+    return client.of(EchoClient, bulk=True)
+
+
+def kept(client: Client) -> int:
+    """Connections that wait for the next stream."""
+    channel = client.channel(bulk=True)
+    assert isinstance(channel, BulkChannel)
+    return len(channel._kept)
+
+
+async def numbers(*found: int) -> AsyncIterator[SumRequest]:
+    for number in found:
+        yield SumRequest(number=number)
+
+
+def answering(body: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """A server that says the same to everybody, whatever they send, and hangs up."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/connect+proto\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head + body)
+        writer.close()
+
+    return answer
+
+
+class Someone:
+    """Has one token, and notes that it was not taken."""
+
+    def __init__(self) -> None:
+        self.refusals: list[str] = []
+
+    async def token(self, audience: Audience) -> str:
+        return "old"
+
+    def refused(self, token: str) -> bool:
+        self.refusals.append(token)
+        return False
+
+
+async def test_streams_go_one_way_and_the_other_over_one_connection(client: Client, echo: EchoClient) -> None:
+    for _ in range(3):
+        assert [answer.number async for answer in echo.count(CountRequest(to=3))] == [1, 2, 3]
+        assert (await echo.sum(numbers(1, 2, 3))).sum == 6
+        assert [answer async for answer in echo.count(CountRequest())] == []
+        assert (await echo.sum(numbers())).sum == 0
+    assert kept(client) == 1
+
+
+async def test_many_at_once_have_a_connection_each(client: Client, echo: EchoClient) -> None:
+    sums = await asyncio.gather(*(echo.sum(numbers(*range(number))) for number in range(20)))
+    assert [answer.sum for answer in sums] == [sum(range(number)) for number in range(20)]
+    assert 1 <= kept(client) <= 4
+
+
+async def test_an_error_comes_where_it_happened(client: Client, echo: EchoClient) -> None:
+    answers = echo.count(CountRequest(to=3, fail_at=3))
+    assert [(await anext(answers)).number for _ in range(2)] == [1, 2]
+    with pytest.raises(Error, match="lost count") as failed:
+        await anext(answers)
+    assert failed.value.kind is Kind.DATA_LOSS
+    assert kept(client) == 0, "who fails may not have heard all, and hang up"
+
+
+async def test_a_deadline_ends_a_stream(echo: EchoClient) -> None:
+    with pytest.raises(Error) as late:
+        async for _ in echo.count(CountRequest(to=-1), timeout_ms=100):
+            pass
+    assert late.value.kind is Kind.DEADLINE_EXCEEDED
+
+
+async def test_who_leaves_early_frees_all(client: Client, echo: EchoClient) -> None:
+    answers: Any = echo.count(CountRequest(to=-1))
+    async with aclosing(answers):
+        waiting = asyncio.ensure_future(anext(answers))  # owned: cancelled below
+        await asyncio.wait([waiting], timeout=0.1)
+        waiting.cancel()
+        with pytest.raises((asyncio.CancelledError, StopAsyncIteration)):
+            await waiting
+    assert kept(client) == 0
+    assert (await echo.sum(numbers(5))).sum == 5
+
+
+async def test_what_the_source_raises_is_raised(client: Client, echo: EchoClient) -> None:
+    async def failing() -> AsyncIterator[SumRequest]:
+        yield SumRequest(number=1)
+        raise FileNotFoundError("gone")
+
+    with pytest.raises(FileNotFoundError, match="gone"):
+        await echo.sum(failing())
+    assert kept(client) == 0
+
+
+async def test_a_cancelled_call_ends_its_source(echo: EchoClient) -> None:
+    ended, begun = asyncio.Event(), asyncio.Event()
+
+    async def endless() -> AsyncIterator[SumRequest]:
+        try:
+            yield SumRequest(number=1)
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    calling = asyncio.ensure_future(echo.sum(endless()))  # owned: cancelled below
+    await begun.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert ended.is_set()
+
+
+async def test_nobody_listens() -> None:
+    nowhere = free_address()
+    client = Client(nowhere)
+    with pytest.raises(Error, match=f"nothing answers at {nowhere}") as failed:
+        await client.of(EchoClient, bulk=True).sum(numbers(1), timeout_ms=150)
+    assert failed.value.kind is Kind.UNAVAILABLE
+    await client.close()
+
+
+async def test_whoever_listens_but_breaks_off_is_unavailable() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        client = Client(f"{host}:{port}")
+        with pytest.raises(Error, match="ended before the answer did") as failed:
+            await client.of(EchoClient, bulk=True).sum(numbers(1))
+        assert failed.value.kind is Kind.UNAVAILABLE
+        await client.close()
+
+
+async def test_a_private_connection_is_with_whom_the_authority_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    private = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    private.load_cert_chain(*authority.write("server"))
+
+    answer = answering(prefix(2) + b"\x08\x07" + prefix(2, END) + b"{}")
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=private)
+    async with server:
+        target = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        monkeypatch.setenv("MICRO_CA", str(authority.file))
+        client = Client(target)
+        assert (await client.of(EchoClient, bulk=True).sum(numbers(7))).sum == 7
+        await client.close()
+        other = tmp_path / "other"
+        other.mkdir()
+        monkeypatch.setenv("MICRO_CA", str(Authority(other, "Another").file))
+        client = Client(target)
+        with pytest.raises(Error, match="Is its certificate's authority in the file that MICRO_CA names") as refused:
+            await client.of(EchoClient, bulk=True).sum(numbers(7))
+        assert refused.value.kind is Kind.UNAVAILABLE
+
+
+async def test_a_token_that_does_not_hold_is_forgotten() -> None:
+    end = b'{"error": {"code": "unauthenticated", "message": "no"}, "metadata": {"micro-refused": ["authorization"]}}'
+    server = await asyncio.start_server(answering(prefix(len(end), END) + end), "127.0.0.1", 0)
+    async with server:
+        someone = Someone()
+        client = Client(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", identity=someone)
+        with pytest.raises(Error, match="no") as refused:
+            await client.of(EchoClient, bulk=True).sum(numbers(7))
+        assert (refused.value.kind, someone.refusals) == (Kind.UNAUTHENTICATED, ["old"])
+        await client.close()
+
+
+@pytest.mark.parametrize("body", [b"", prefix(2) + b"\x08", prefix(2) + b"\x08\x07", prefix(1, END) + b"?"])
+async def test_an_answer_that_is_none_is_an_error(body: bytes) -> None:
+    server = await asyncio.start_server(answering(body), "127.0.0.1", 0)
+    async with server:
+        client = Client(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(Error) as failed:
+            await client.of(EchoClient, bulk=True).sum(numbers(7))
+        assert failed.value.kind in (Kind.UNAVAILABLE, Kind.INTERNAL)
+        await client.close()
+
+
+async def test_a_header_that_would_be_two_is_refused(echo: EchoClient) -> None:
+    with pytest.raises(Error, match="cannot be sent") as refused:
+        await echo.sum(numbers(1), headers={"x-a": "b\r\nx-c: d"})
+    assert refused.value.kind is Kind.INVALID_ARGUMENT
