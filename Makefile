@@ -28,6 +28,8 @@ $(STAMP): pyproject.toml
 run: setup ## start a server, run examples/helloworld and call it on its three doors; Ctrl-C ends it
 	@$(BIN)/python scripts/demo.py
 
+# Bytecode is written whatever the shell says: rewriting the tests' assertions costs each worker ten seconds.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup ## run every test
 	@$(BIN)/python -m pytest $(PARALLEL)
 

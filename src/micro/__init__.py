@@ -6,11 +6,12 @@ that the command line, which needs none of it, starts at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from micro._version import __version__
 
+TYPE_CHECKING = False  # not typing's, which takes as long to import as all that a command needs to begin
 if TYPE_CHECKING:
+    from typing import Any
+
     from micro.domain import errors as errors
     from micro.framework import blobs as blobs
     from micro.framework import broker as broker

@@ -7,9 +7,13 @@ import sys
 
 def main() -> None:
     """Run the command line with the process's own arguments and streams."""
-    from micro.cli import app
+    try:
+        from micro.cli import app
 
-    sys.exit(app.run(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr))
+        code = app.run(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr)
+    except KeyboardInterrupt:  # while all is imported
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

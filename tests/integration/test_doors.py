@@ -14,13 +14,30 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import gateway_fuzz
 import grpc
 import grpc.aio
 import pytest
 import websockets.asyncio.client
 import worlds
+from gateway_fuzz import FUZZ
+from hypothesis import given
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "helloworld"
+RELAY = """
+from micro import Service, client
+from proto.relay_connect import Relay
+from proto.relay_pb import Request, Response
+
+class Handler(Relay):
+    async def call(self, request, ctx):
+        if not request.name.isdigit():
+            return Response(msg=request.name)
+        answer = await client.call("relay", "Relay.Call", Request(name="x" * int(request.name)))
+        return Response(msg=f"{len(answer.msg)} bytes")
+
+app = Service("relay", Handler(), max_message=64 * 2**20)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +46,9 @@ def world(tmp_path_factory: pytest.TempPathFactory):
         made.start()
         made.cli("run", str(EXAMPLE))
         yield made
+        assert "starting it again" not in made.output()
+        status = json.loads(made.cli("status", "-o", "json").stdout)
+        assert {service["error"] for service in status} == {""}
 
 
 def http(
@@ -374,3 +394,55 @@ def test_a_web_page_cannot_reach_the_platform_through_the_proxy(world: worlds.Wo
             urllib.request.urlopen(request, timeout=5)
         assert refused.value.code == 403
     assert http(world, "/helloworld/call?name=Ann")[0] == 200
+
+
+def test_a_service_that_takes_more_is_sent_40_mb_through_the_mesh_and_sends_them_back(world: worlds.World) -> None:
+    proto = worlds.PROTO.replace("helloworld", "relay").replace("Helloworld", "Relay")
+    world.cli("run", str(world.service("relay", RELAY, proto)))
+    told = world.cli("call", "relay", "call", json.dumps({"name": str(40 * 2**20)}))
+    assert json.loads(told.stdout) == {"msg": f"{40 * 2**20} bytes"}
+    refused = world.cli("call", "relay", "call", json.dumps({"name": str(64 * 2**20)}), check=False)
+    assert refused.returncode == 127
+    assert "larger than configured max" in refused.stderr
+
+
+# --- whatever comes in, the answer blames the right side, and everything keeps running --------------------------------
+
+
+@FUZZ
+@given(
+    path=gateway_fuzz.PATHS,
+    query=gateway_fuzz.QUERIES,
+    body=gateway_fuzz.BODIES,
+    kind=gateway_fuzz.TYPES,
+    verb=gateway_fuzz.VERBS,
+)
+def test_no_request_is_answered_with_a_fault_of_ours(
+    world: worlds.World, path: str, query: str, body: bytes, kind: str, verb: str
+) -> None:
+    status, answered, content = gateway_fuzz.ask(
+        world.api, verb, path + query, body, {"content-type": kind} if kind else {}
+    )
+    assert status < 500, (status, content)
+    if status >= 400 and verb != "HEAD" and not kind.startswith("application/grpc"):
+        assert answered.startswith("application/json"), (status, answered, content)
+        assert json.loads(content)["code"]
+
+
+@FUZZ
+@given(frame=gateway_fuzz.FRAMES)
+def test_no_frame_is_answered_with_a_fault_of_ours(world: worlds.World, frame: bytes) -> None:
+    for kind in ("application/grpc-web", "application/connect+json", "application/connect+proto"):
+        status, _, content = gateway_fuzz.ask(
+            world.api, "POST", "/helloworld.Helloworld/Stream", frame, {"content-type": kind}
+        )
+        assert status < 500, (kind, status, content)
+
+
+@FUZZ
+@given(headers=gateway_fuzz.HEADERS)
+def test_no_header_is_answered_with_a_fault_of_ours(world: worlds.World, headers: dict[str, str]) -> None:
+    status, _, content = gateway_fuzz.ask(
+        world.api, "POST", "/helloworld/call", b'{"name":"Ann"}', {"content-type": "application/json", **headers}
+    )
+    assert status < 500, (status, content)

@@ -1,16 +1,25 @@
-"""What is taken from a caller, or given, acts within a second on services that run, over HTTP and over gRPC."""
+"""What is taken from a caller, or given, acts within a second on services that run, over HTTP and over gRPC, and on
+streams that are open."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import queue
 import random
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
+import grpc
 import identity_world
 import pytest
+import websockets.sync.client
 import worlds
-from identity_world import ACCOUNTS, AUTH, RULES, TOKENS, Identities, Member, within_a_second
+from identity_world import ACCOUNTS, AUTH, RULES, TOKENS, WITHIN, Identities, Member, within_a_second
+from websockets.exceptions import ConnectionClosed
 
 ME = "/who.Who/Me"
 INSTANCES = 2
@@ -194,3 +203,173 @@ def test_beyond_its_quota_a_namespace_is_told_to_wait_and_gets_nothing_more(worl
     assert last.told["code"] == "resource_exhausted"
     assert {world.http("/who/me").status for _ in range(20)} == {200}, "others are not held up"
     assert world.grpc(ME, micro_namespace="small").code == "OK", "the limit is the HTTP gateway's"
+
+
+# --- streams that are open meanwhile: theirs end within a second, and nobody else's do --------------------------------
+
+CHAT = """
+import logging
+from micro import Service
+from proto.chat_connect import Chat
+from proto.chat_pb import Line
+
+class Handler(Chat):
+    async def talk(self, lines, ctx):
+        async for line in lines:
+            logging.getLogger("chat").info(line.text)
+            yield Line(text=f"{ctx.account.id} says {line.text}")
+
+app = Service("chat", Handler())
+"""
+CHAT_PROTO = """
+syntax = "proto3";
+package chat;
+service Chat { rpc Talk(stream Line) returns (stream Line); }
+message Line { string text = 1; }
+"""
+TALK = "/chat.Chat/Talk"
+REGISTRY = "/micro.registry.v1.Registry/Watch"
+BROKER = "/micro.broker.v1.Broker/Subscribe"
+
+
+@pytest.fixture(scope="module")
+def chat(world: Identities) -> Identities:
+    """With a service to talk to."""
+    world.world.cli("run", str(world.world.service("chat", CHAT, CHAT_PROTO)), timeout=100)
+    world.admin = world.member("micro", "chief", "admin")  # the command line logs in as others
+    return world
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as made:
+        yield made
+
+
+class Stream:
+    """A gRPC stream through the proxy, with JSON for messages."""
+
+    def __init__(self, world: Identities, by: Member, path: str = TALK) -> None:
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        self._channel = grpc.insecure_channel(world.world.proxy, options=options)
+        self._said: queue.Queue[Any] = queue.Queue()
+        headers = identity_world.bearing(by.shown(path), {"micro-codec": "json"})
+        make = self._channel.stream_stream(path, lambda value: json.dumps(value).encode(), json.loads)
+        self._call = make(iter(self._said.get, None), metadata=tuple(headers.items()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._said.put(None)
+        self._call.cancel()
+        self._channel.close()
+
+    def say(self, text: str = "hello") -> str:
+        self._said.put({"text": text})
+        return str(next(self._call)["text"])
+
+    def begin(self, **request: str) -> dict[str, Any]:
+        """Ask for all there is, and return the first of it."""
+        self._said.put(request)
+        self._said.put(None)
+        return dict(next(self._call))
+
+    def end(self) -> str:
+        """How it ends; what comes before is passed over."""
+        with contextlib.suppress(grpc.RpcError):
+            for _ in self._call:
+                pass
+        return str(self._call.code().name)
+
+
+def ends(ended: Future[str], how: str, change: Callable[[], object]) -> None:
+    """That a stream ends, and so, within a second after a change was answered."""
+    assert not ended.done()
+    change()
+    assert ended.result(WITHIN) == how
+
+
+def test_the_streams_of_a_deleted_account_end_and_others_go_on(chat: Identities, pool: ThreadPoolExecutor) -> None:
+    ann, bob = chat.member("micro", "ann"), chat.member("micro", "bob")
+    with (
+        Stream(chat, ann) as anns,
+        Stream(chat, bob) as bobs,
+        Stream(chat, ann, REGISTRY) as watch,
+        Stream(chat, ann, BROKER) as messages,
+    ):
+        assert anns.say() == "ann says hello"
+        assert bobs.say() == "bob says hello"
+        watch.begin()
+        messages.begin(topic="orders.>")
+        ended, watched, listened = pool.submit(anns.end), pool.submit(watch.end), pool.submit(messages.end)
+        ends(ended, "UNAUTHENTICATED", lambda: chat.core(f"{ACCOUNTS}/Delete", {"id": "ann", "namespace": "micro"}))
+        assert watched.result(WITHIN) == "UNAUTHENTICATED"
+        assert listened.result(WITHIN) == "UNAUTHENTICATED"
+        assert bobs.say("still here") == "bob says still here"
+    assert chat.grpc(TALK, {}, ann).code == "UNAUTHENTICATED"
+
+
+def test_a_rule_ends_the_streams_that_it_is_about(chat: Identities, pool: ThreadPoolExecutor) -> None:
+    guest, host = chat.member("micro", "guest", "guest"), chat.member("micro", "host", "host")
+    with Stream(chat, guest) as guests, Stream(chat, host) as hosts:
+        assert guests.say() == "guest says hello"
+        assert hosts.say() == "host says hello"
+        ended = pool.submit(guests.end)
+        try:
+            ends(
+                ended,
+                "PERMISSION_DENIED",
+                lambda: chat.rule("micro", "closed", "service:chat:*", "guest", "DENIED", 1),
+            )
+            assert hosts.say("still here") == "host says still here"
+        finally:
+            chat.forget("micro", "closed")
+
+
+def test_a_websocket_of_a_revoked_account_is_closed(chat: Identities, pool: ThreadPoolExecutor) -> None:
+    eve = chat.member("micro", "eve")
+    headers = identity_world.bearing(eve.token, {})
+    with websockets.sync.client.connect(f"ws://{chat.world.api}/chat/talk", additional_headers=headers) as socket:
+        socket.send(json.dumps({"text": "hello"}))
+        assert json.loads(socket.recv(10)) == {"text": "eve says hello"}
+
+        def end() -> str:
+            return str(json.loads(socket.recv())["error"]["code"])
+
+        ended = pool.submit(end)
+        ends(ended, "unauthenticated", lambda: chat.core(f"{TOKENS}/Revoke", {"account": "eve", "namespace": "micro"}))
+        with pytest.raises(ConnectionClosed):
+            socket.recv(10)
+        assert socket.close_code == 1008
+
+
+def test_following_the_logs_ends_with_the_session_of_whoever_does(chat: Identities) -> None:
+    joe = chat.member("micro", "joe")
+    chat.world.cli("login", "--username", "joe", "--password-stdin", stdin=joe.secret)
+    command = [worlds.MICRO, "logs", "chat", "-f"]
+    with subprocess.Popen(
+        command, env=chat.world.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    ) as following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        try:
+            with Stream(chat, chat.admin) as talk:
+                talk.say("a line to be seen")
+                assert any("a line to be seen" in line for line in iter(following.stdout.readline, ""))
+                chat.core(f"{TOKENS}/Revoke", {"account": "joe", "namespace": "micro"})
+                assert following.wait(5) != 0
+                [told] = following.stderr.read().splitlines()
+                assert "log in" in told
+                assert talk.say("others go on") == "chief says others go on"
+        finally:
+            following.kill()
+    assert chat.world.cli("services", check=False).returncode != 0, "joe is logged out"
+
+
+def test_services_hear_of_changes_after_all_of_this(chat: Identities) -> None:
+    last = chat.member("micro", "last")
+    with Stream(chat, last) as stream:
+        assert stream.say() == "last says hello"
+    chat.core(f"{ACCOUNTS}/Delete", {"id": "last", "namespace": "micro"})
+    identity_world.within_a_second(lambda: chat.grpc(TALK, {}, last).code == "UNAUTHENTICATED")

@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,14 @@ import worlds
 from authority import Authority
 from micro.ports.sessions import Sessions
 from micro.rpc.gen.micro.auth.v1.auth_pb import TokenRequest, TokenResponse
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[worlds.World]:
+    """A server as on a laptop, at its first start."""
+    with worlds.world(tmp_path_factory.mktemp("identity")) as made:
+        made.start()
+        yield made
 
 
 def settled(world: worlds.World) -> None:
@@ -46,52 +55,66 @@ def refused(world: worlds.World, *words: str) -> str:
     return line
 
 
-def test_the_first_start_makes_an_admin_who_is_logged_in_here_and_the_second_makes_none(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
-        world.start()
-        settled(world)
-        first = world.output()
-        assert "services: anyone can call them, the listeners are on loopback" in first
-        assert "TLS   off" in first
-        [told] = [line for line in first.splitlines() if "with the secret" in line]
-        secret = told.rpartition(" ")[2]
-        assert len(secret) >= 32
+def test_the_first_start_makes_an_admin_who_is_logged_in_here(world: worlds.World) -> None:
+    settled(world)
+    first = world.output()
+    assert "services: anyone can call them, the listeners are on loopback" in first
+    assert "TLS   off" in first
+    [told] = [line for line in first.splitlines() if "with the secret" in line]
+    secret = told.rpartition(" ")[2]
+    assert len(secret) >= 32
 
-        file = tmp_path / "sessions.json"
-        assert file.stat().st_mode & 0o777 == 0o600
-        assert (world.layout.records("auth") / "auth.db").stat().st_mode & 0o777 == 0o600
-        session = Sessions(tmp_path).read("local").session
-        assert session is not None
-        assert (session.id, session.namespace) == ("admin", "micro")
+    file = world.home / "sessions.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert (world.layout.records("auth") / "auth.db").stat().st_mode & 0o777 == 0o600
+    session = Sessions(world.home).read("local").session
+    assert session is not None
+    assert (session.id, session.namespace) == ("admin", "micro")
 
-        status, keys = get(world, "/.well-known/jwks.json")
-        assert status == 200
-        [key] = keys["keys"]  # type: ignore[misc]
-        assert (key["kty"], key["crv"], key["alg"], key["use"]) == ("EC", "P-256", "ES256", "sig")
-        assert get(world, "/micro.auth.v1.Keys/List")[0] == 404
-        assert "auth" in world.cli("health").stdout
+    status, keys = get(world, "/.well-known/jwks.json")
+    assert status == 200
+    [key] = keys["keys"]  # type: ignore[misc]
+    assert (key["kty"], key["crv"], key["alg"], key["use"]) == ("EC", "P-256", "ES256", "sig")
+    assert get(world, "/micro.auth.v1.Keys/List")[0] == 404
+    assert "auth" in world.cli("health").stdout
 
-        # Nothing that lies around has the secret in it, nor do arguments of processes.
-        secrets = {secret, json.loads(world.layout.settings.read_text())["server_secret"]}
-        for path in [*world.layout.logs.rglob("*.log"), world.layout.state, file]:
-            assert not any(text in path.read_text(errors="replace") for text in secrets), path
-        for pid in world.processes().values():
-            arguments = Path(f"/proc/{pid}/cmdline").read_text()
-            environment = Path(f"/proc/{pid}/environ").read_text()
-            assert not any(text in arguments + environment for text in secrets)
+    # Nothing that lies around has the secret in it, nor do arguments of processes.
+    secrets = {secret, json.loads(world.layout.settings.read_text())["server_secret"]}
+    for path in [*world.layout.logs.rglob("*.log"), world.layout.state, file]:
+        assert not any(text in path.read_text(errors="replace") for text in secrets), path
+    for pid in world.processes().values():
+        arguments = Path(f"/proc/{pid}/cmdline").read_text()
+        environment = Path(f"/proc/{pid}/environ").read_text()
+        assert not any(text in arguments + environment for text in secrets)
 
-        world.stop()
-        world.start()
-        settled(world)
-        assert "with the secret" not in world.output()
-        assert Sessions(tmp_path).read("local").session == session, "it holds on"
-        world.cli("services")
+
+def test_only_who_knows_the_servers_secret_is_told_routes_or_may_begin(world: worlds.World) -> None:
+    told = json.loads(world.layout.settings.read_text())
+    admin = Sessions(world.home).read("local").session
+    assert admin is not None
+    discovery = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+    for address, path in (
+        (told["network_address"], discovery),
+        (told["auth_address"], "/micro.auth.v1.Setup/Begin"),
+    ):
+        with grpc.insecure_channel(address) as channel:
+            for token, code in (
+                ("", grpc.StatusCode.UNAUTHENTICATED),
+                ("wrong", grpc.StatusCode.UNAUTHENTICATED),
+                (admin.access_token, grpc.StatusCode.PERMISSION_DENIED),
+            ):
+                sent = (("authorization", f"Bearer {token}"),) if token else ()
+                with pytest.raises(grpc.RpcError) as caught:
+                    list(channel.stream_stream(path)(iter([b""]), metadata=sent, timeout=10))
+                assert caught.value.code() is code
 
 
 def test_a_lost_secret_of_the_admins_is_replaced_at_a_start_that_says_so(tmp_path: Path) -> None:
     with worlds.world(tmp_path) as world:
         world.start("--no-local-login")
         settled(world)
+        assert "nobody is logged in yet" in world.output()
+        assert not (tmp_path / "sessions.json").exists(), "a server for others keeps no session"
         world.stop()
         world.start("--reset-admin")
         settled(world)
@@ -105,45 +128,6 @@ def test_a_lost_secret_of_the_admins_is_replaced_at_a_start_that_says_so(tmp_pat
         settled(world)
         assert "with the secret" not in world.output(), "once"
         world.cli("login", "--username", "admin", "--password-stdin", stdin=f"{secret}\n")
-
-
-def test_a_server_for_others_keeps_no_session(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
-        process = subprocess.Popen(
-            [worlds.MICRO, "server", "--no-local-login"], env=world.env, stdout=subprocess.PIPE, text=True
-        )
-        world.process = process
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if "next:" in line:
-                break
-        assert "nobody is logged in yet" in "".join(lines)
-        assert not (tmp_path / "sessions.json").exists()
-
-
-def test_only_who_knows_the_servers_secret_is_told_routes_or_may_begin(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
-        world.start()
-        told = json.loads(world.layout.settings.read_text())
-        admin = Sessions(tmp_path).read("local").session
-        assert admin is not None
-        discovery = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
-        for address, path in (
-            (told["network_address"], discovery),
-            (told["auth_address"], "/micro.auth.v1.Setup/Begin"),
-        ):
-            with grpc.insecure_channel(address) as channel:
-                for token, code in (
-                    ("", grpc.StatusCode.UNAUTHENTICATED),
-                    ("wrong", grpc.StatusCode.UNAUTHENTICATED),
-                    (admin.access_token, grpc.StatusCode.PERMISSION_DENIED),
-                ):
-                    sent = (("authorization", f"Bearer {token}"),) if token else ()
-                    with pytest.raises(grpc.RpcError) as caught:
-                        list(channel.stream_stream(path)(iter([b""]), metadata=sent, timeout=10))
-                    assert caught.value.code() is code
 
 
 def test_what_would_be_open_to_others_by_mistake_is_refused(tmp_path: Path) -> None:
@@ -169,38 +153,6 @@ def world_port() -> int:
 def world_with(world: worlds.World, **extra: str) -> worlds.World:
     world.extra.update(extra)
     return world
-
-
-def test_tls_holds_on_both_listeners_and_takes_new_certificates_while_it_runs(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
-        authority = Authority(tmp_path)
-        cert, key = authority.write("server")
-        world.start("--tls-cert", str(cert), "--tls-key", str(key))
-        assert f"TLS   on, with {cert}" in world.output()
-
-        trusting = ssl.create_default_context(cafile=str(authority.file))
-        assert get(world, "/", trusting)[0] == 200
-        for where in (world.api, world.proxy):
-            assert shown(where, trusting) == cert.read_text()
-            assert negotiated(where, trusting) == "h2"
-            with pytest.raises(ssl.SSLCertVerificationError):
-                shown(where, ssl.create_default_context())
-            old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            old.load_verify_locations(str(authority.file))
-            old.options |= ssl.OP_NO_TLSv1_2 | ssl.OP_NO_TLSv1_3
-            with pytest.raises(OSError):  # noqa: PT011 - of this side or of that
-                shown(where, old)
-
-        chain, fresh = authority.issue("renewed")
-        key.write_bytes(fresh)
-        cert.write_bytes(chain)
-        assert worlds.eventually(lambda: shown(world.api, trusting) == shown(world.proxy, trusting) == chain.decode())
-        assert "the certificate was read again" in world.output()
-        assert "ready" in world.cli("health").stdout, "the command line of the same home knows the certificate"
-
-        key.write_text("nonsense")
-        assert worlds.eventually(lambda: "the certificate in use stays" in world.output())
-        assert shown(world.api, trusting) == chain.decode()
 
 
 def test_clients_without_a_certificate_of_the_right_authority_are_not_heard(tmp_path: Path) -> None:
@@ -259,43 +211,80 @@ def post(world: worlds.World, path: str, **headers: str) -> tuple[int, dict[str,
         connection.close()
 
 
-def test_two_namespaces_have_a_service_of_the_same_name_and_a_token_leads_to_its_own(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
-        world.start()
-        world.cli("namespace", "create", "shop")
-        world.cli("run", str(world.service()))
-        theirs = worlds.HELLO.replace('GREETING = "Hello"', 'GREETING = "Welcome"')
-        shop = world.home / "shop"
-        (world.service().rename(shop) / "main.py").write_text(theirs)
-        world.cli("run", str(shop), "--name", "helloworld", "--namespace", "shop")
-        world.cli("auth", "create", "account", "ann", "--namespace", "shop", "--secret-stdin", stdin="rosebud-7\n")
-        token = login(world, "ann", "rosebud-7", "shop")
+def test_two_namespaces_have_a_service_of_the_same_name_and_a_token_leads_to_its_own(world: worlds.World) -> None:
+    world.cli("namespace", "create", "shop")
+    world.cli("run", str(world.service()))
+    theirs = worlds.HELLO.replace('GREETING = "Hello"', 'GREETING = "Welcome"')
+    shop = world.home / "shop"
+    (world.service().rename(shop) / "main.py").write_text(theirs)
+    world.cli("run", str(shop), "--name", "helloworld", "--namespace", "shop")
+    world.cli("auth", "create", "account", "ann", "--namespace", "shop", "--secret-stdin", stdin="rosebud-7\n")
+    token = login(world, "ann", "rosebud-7", "shop")
 
-        def said(**headers: str) -> object:
-            status, told, _ = post(world, "/helloworld/call", **headers)
-            return told["msg"] if status == 200 else status
+    def said(**headers: str) -> object:
+        status, told, _ = post(world, "/helloworld/call", **headers)
+        return told["msg"] if status == 200 else status
 
-        assert said() == "Hello Ann"
-        assert said(micro_namespace="shop") == "Welcome Ann"
-        assert said(authorization=f"Bearer {token}") == "Welcome Ann"
-        assert said(micro_namespace="nowhere") == 404
-        admin = Sessions(tmp_path).read("local").session
-        assert admin is not None
-        assert said(authorization=f"Bearer {admin.service_token}") == "Hello Ann"
-        assert said(authorization=f"Bearer {admin.access_token}") == 401, "it is for the platform"
-        assert said(authorization=f"Bearer {token[:-4]}AAAA") == 401
-        assert said(authorization="Basic YW5uOmFubg==") == 401
+    assert said() == "Hello Ann"
+    assert said(micro_namespace="shop") == "Welcome Ann"
+    assert said(authorization=f"Bearer {token}") == "Welcome Ann"
+    assert said(micro_namespace="nowhere") == 404
+    admin = Sessions(world.home).read("local").session
+    assert admin is not None
+    assert said(authorization=f"Bearer {admin.service_token}") == "Hello Ann"
+    assert said(authorization=f"Bearer {admin.access_token}") == 401, "it is for the platform"
+    assert said(authorization=f"Bearer {token[:-4]}AAAA") == 401
+    assert said(authorization="Basic YW5uOmFubg==") == 401
 
-        world.cli("namespace", "quota", "shop", "--requests", "3")
+    world.cli("namespace", "quota", "shop", "--requests", "3")
 
-        def limited() -> dict[str, str] | None:
-            found = [post(world, "/helloworld/call", micro_namespace="shop") for _ in range(12)]
-            return next((told for status, _, told in found if status == 429), None)
+    def limited() -> dict[str, str] | None:
+        found = [post(world, "/helloworld/call", micro_namespace="shop") for _ in range(12)]
+        return next((told for status, _, told in found if status == 429), None)
 
-        told = worlds.eventually(limited, 5)
-        assert told is not None
-        assert told["retry-after"] == "1"
-        assert {post(world, "/helloworld/call")[0] for _ in range(12)} == {200}
+    told = worlds.eventually(limited, 5)
+    assert told is not None
+    assert told["retry-after"] == "1"
+    assert {post(world, "/helloworld/call")[0] for _ in range(12)} == {200}
+
+
+def test_the_next_start_makes_no_admin_and_tls_holds_on_both_listeners_and_takes_new_certificates(
+    world: worlds.World, tmp_path: Path
+) -> None:
+    session = Sessions(world.home).read("local").session
+    world.stop()
+    authority = Authority(tmp_path)
+    cert, key = authority.write("server")
+    world.start("--tls-cert", str(cert), "--tls-key", str(key))
+    settled(world)
+    assert "with the secret" not in world.output()
+    assert Sessions(world.home).read("local").session == session, "it holds on"
+    world.cli("services")
+    assert f"TLS   on, with {cert}" in world.output()
+
+    trusting = ssl.create_default_context(cafile=str(authority.file))
+    assert get(world, "/", trusting)[0] == 200
+    for where in (world.api, world.proxy):
+        assert shown(where, trusting) == cert.read_text()
+        assert negotiated(where, trusting) == "h2"
+        with pytest.raises(ssl.SSLCertVerificationError):
+            shown(where, ssl.create_default_context())
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.load_verify_locations(str(authority.file))
+        old.options |= ssl.OP_NO_TLSv1_2 | ssl.OP_NO_TLSv1_3
+        with pytest.raises(OSError):  # noqa: PT011 - of this side or of that
+            shown(where, old)
+
+    chain, fresh = authority.issue("renewed")
+    key.write_bytes(fresh)
+    cert.write_bytes(chain)
+    assert worlds.eventually(lambda: shown(world.api, trusting) == shown(world.proxy, trusting) == chain.decode())
+    assert "the certificate was read again" in world.output()
+    assert "ready" in world.cli("health").stdout, "the command line of the same home knows the certificate"
+
+    key.write_text("nonsense")
+    assert worlds.eventually(lambda: "the certificate in use stays" in world.output())
+    assert shown(world.api, trusting) == chain.decode()
 
 
 def login(world: worlds.World, account: str, secret: str, namespace: str) -> str:

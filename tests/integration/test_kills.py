@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import urllib.request
-from pathlib import Path
 
 import pytest
 import worlds
@@ -97,19 +96,16 @@ async def test_a_service_outlives_a_killed_runtime_and_is_still_looked_after(wor
     assert await asyncio.to_thread(worlds.eventually, back, 20.0)
 
 
-def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
-        world.start()
-        world.cli("run", str(world.service()))
-        pids = world.processes()
-        core = {"nats", "registry", "auth", "network", "runtime", "store", "config", "broker", "events"}
-        core |= {"mesh", "api", "proxy"}
-        assert core <= pids.keys()
-        assert len(pids) == len(core) + 1
-        world.stop(signal.SIGKILL)
-        assert worlds.eventually(lambda: not any(worlds.alive(pid) for pid in pids.values()))
-        world.start()
-        assert worlds.eventually(lambda: "Hello Ann" in _try(lambda: greet(world)), 15)
+def test_nothing_outlives_a_supervisor_that_is_killed(world: worlds.World) -> None:
+    pids = world.processes()
+    core = {"nats", "registry", "auth", "network", "runtime", "store", "config", "broker", "events"}
+    core |= {"mesh", "api", "proxy"}
+    assert core <= pids.keys()
+    assert len(pids) == len(core) + 1
+    world.stop(signal.SIGKILL)
+    assert worlds.eventually(lambda: not any(worlds.alive(pid) for pid in pids.values()))
+    world.start()
+    assert worlds.eventually(lambda: "Hello Ann" in _try(lambda: greet(world)), 15)
 
 
 def _try(ask) -> str:

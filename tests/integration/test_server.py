@@ -9,30 +9,39 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import worlds
 
 
-def test_a_server_starts_answers_and_ends_without_a_trace(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
-        world.start()
-        pids = world.processes()
-        state = json.loads(world.layout.state.read_text())
-        assert state["api_address"] == world.api
-        assert world.layout.state.stat().st_mode & 0o777 == 0o600
-        assert world.layout.settings.stat().st_mode & 0o777 == 0o600
-        health = world.cli("health")
-        core = ("nats", "registry", "network", "runtime", "store", "config", "broker", "events", "mesh", "api", "proxy")
-        for name in core:
-            assert name in health.stdout
-        before = time.monotonic()
-        assert world.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - before < 10
-        assert not [name for name, pid in pids.items() if worlds.alive(pid)]
-        assert not world.layout.state.exists()
-        assert world.processes() == {}
-        assert "Traceback" not in world.output()
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[worlds.World]:
+    """A server that runs beside the others."""
+    with worlds.world(tmp_path_factory.mktemp("server")) as made:
+        made.start()
+        yield made
+
+
+def test_a_server_says_where_it_is_and_that_it_is_well(world: worlds.World) -> None:
+    state = json.loads(world.layout.state.read_text())
+    assert state["api_address"] == world.api
+    assert world.layout.state.stat().st_mode & 0o777 == 0o600
+    assert world.layout.settings.stat().st_mode & 0o777 == 0o600
+    health = world.cli("health")
+    core = ("nats", "registry", "network", "runtime", "store", "config", "broker", "events", "mesh", "api", "proxy")
+    for name in core:
+        assert name in health.stdout
+
+
+def test_a_second_server_on_the_same_home_is_refused(world: worlds.World) -> None:
+    second = world.cli("server", check=False)
+    assert second.returncode == 1
+    assert "already running" in second.stderr
+    assert str(world.process.pid) in second.stderr
+    assert "Traceback" not in second.stderr
+    world.cli("health")
 
 
 def test_ctrl_c_while_it_starts_ends_everything(tmp_path: Path) -> None:
@@ -42,28 +51,6 @@ def test_ctrl_c_while_it_starts_ends_everything(tmp_path: Path) -> None:
         pids = world.processes()
         assert world.stop(signal.SIGINT) in (0, 130)
         assert not [name for name, pid in pids.items() if worlds.alive(pid)]
-
-
-def test_a_second_server_on_the_same_home_is_refused(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
-        world.start()
-        second = world.cli("server", check=False)
-        assert second.returncode == 1
-        assert "already running" in second.stderr
-        assert str(world.process.pid) in second.stderr
-        assert "Traceback" not in second.stderr
-        world.cli("health")
-
-
-def test_two_servers_run_side_by_side(tmp_path: Path) -> None:
-    with worlds.world(tmp_path / "one") as one, worlds.world(tmp_path / "two") as two:
-        one.start()
-        two.start()
-        one.cli("run", str(one.service()))
-        assert "helloworld" in one.cli("services").stdout
-        assert "helloworld" not in two.cli("services").stdout
-        one.stop()
-        two.cli("health")
 
 
 def test_a_taken_port_is_told_in_one_line_with_the_way_out(tmp_path: Path) -> None:
@@ -112,24 +99,40 @@ def test_a_command_without_a_server_says_so_at_once(tmp_path: Path) -> None:
         assert "micro server" in done.stderr
 
 
-def test_services_come_back_with_the_server(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
-        world.start()
+def test_services_come_back_with_the_server_and_a_server_beside_it_notices_nothing(
+    world: worlds.World, tmp_path: Path
+) -> None:
+    with worlds.world(tmp_path) as other:
+        other.start()
         source = worlds.HELLO.replace('GREETING = "Hello"', 'GREETING = os.environ["GREETING"]')
-        world.cli("run", str(world.service(source=source)), "-e", "GREETING=Good day", "-i", "2", "--version", "v7")
+        other.cli("run", str(other.service(source=source)), "-e", "GREETING=Good day", "-i", "2", "--version", "v7")
         greeting = "not for everybody: 7d41"
-        world.cli("update", str(world.service(source=source)), "-e", f"GREETING={greeting}", "--version", "v7")
-        for how in (lambda: world.stop(timeout=60), lambda: kill(world)):
-            before = world.processes()
+        other.cli("update", str(other.service(source=source)), "-e", f"GREETING={greeting}", "--version", "v7")
+        assert "helloworld" in other.cli("services").stdout
+        assert "helloworld" not in world.cli("services").stdout
+        for how in (lambda: other.stop(timeout=60), lambda: kill(other)):
+            before = other.processes()
             how()
-            world.start()
-            assert "helloworld" in world.cli("status").stdout, "it is told from the beginning"
-            assert worlds.eventually(lambda: running(world) == ("v7", "running", 2), 40), world.cli("status").stdout
-            said = world.cli("helloworld", "--name=Ann").stdout
+            world.cli("health")
+            other.start()
+            assert "helloworld" in other.cli("status").stdout, "it is told from the beginning"
+            assert worlds.eventually(lambda: running(other) == ("v7", "running", 2), 40), other.cli("status").stdout
+            said = other.cli("helloworld", "--name=Ann").stdout
             assert f"{greeting} Ann" in said
-            assert not set(before.values()) & set(world.processes().values())
-        assert not [path for path in world.layout.root.rglob("*") if path.is_file() and greeting in text(path)]
-        assert os.access(world.layout.logs, os.R_OK)
+            assert not set(before.values()) & set(other.processes().values())
+        assert not [path for path in other.layout.root.rglob("*") if path.is_file() and greeting in text(path)]
+        assert os.access(other.layout.logs, os.R_OK)
+
+
+def test_a_server_ends_without_a_trace(world: worlds.World) -> None:
+    pids = world.processes()
+    before = time.monotonic()
+    assert world.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - before < 10
+    assert not [name for name, pid in pids.items() if worlds.alive(pid)]
+    assert not world.layout.state.exists()
+    assert world.processes() == {}
+    assert "Traceback" not in world.output()
 
 
 def running(world: worlds.World) -> tuple[str, str, int] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import textwrap
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from micro.cli import failures, pack, plan, schema, tracebacks, view
@@ -45,7 +46,10 @@ def create(workload: plan.Workload, archive: pack.Archive, session: Session) -> 
     try:
         upload_id = _uploaded(workload, archive, session, progress)
         request = workload.request(upload_id)
-        with _Following(workload.reference, session):
+        doing = (
+            f"the server goes on starting {workload.reference}; see: {session.micro} status {workload.reference.name}"
+        )
+        with _interruptible(session, progress, doing), _Following(workload.reference, session):
             try:
                 session.platform.create(request)
             except Error as error:
@@ -65,12 +69,26 @@ def update(workload: plan.Workload, archive: pack.Archive, session: Session) -> 
     progress = session.progress
     try:
         upload_id = _uploaded(workload, archive, session, progress)
-        with _Following(workload.reference, session):
+        doing = (
+            f"the server goes on updating {workload.reference}; see: {session.micro} status {workload.reference.name}"
+        )
+        with _interruptible(session, progress, doing), _Following(workload.reference, session):
             session.platform.update(workload.request(upload_id))
     except Error as error:
         raise _explained(error, workload, archive, session) from None
     finally:
         progress.clear()
+
+
+@contextlib.contextmanager
+def _interruptible(session: Session, progress: Progress, told: str) -> Iterator[None]:
+    """Say what Ctrl-C leaves behind when it comes within a `with`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.clear()
+        session.err.line(told)
+        raise
 
 
 class _Following:
@@ -166,7 +184,8 @@ def _uploaded(workload: plan.Workload, archive: pack.Archive, session: Session, 
     for contract in stale(Path(workload.source)):
         session.err.line(f"note: {contract} is newer than the code made from it; to take it in: micro gen")
     progress.show(f"uploading {workload.reference}…")
-    return session.platform.upload(workload.reference.name, archive.data)
+    with _interruptible(session, progress, f"{workload.reference} was not uploaded: nothing has changed"):
+        return session.platform.upload(workload.reference.name, archive.data)
 
 
 def report(reference: plan.Reference, word: str, session: Session) -> None:
@@ -174,7 +193,7 @@ def report(reference: plan.Reference, word: str, session: Session) -> None:
     out = session.out
     out.line(f"{out.styled('✓', 'green') + ' ' if out.colour else ''}{reference} {word}")
     services = session.platform.registered(reference.name)
-    known = schema.endpoints(services) if services else []
+    known = schema.contract(services) if services else []
     url = view.url(reference.name, session.environment.api_address) if known or not services else ""
     rows = [("url", url)] if url else []
     words, flag, body = plan.example(reference.name, known)

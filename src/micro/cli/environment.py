@@ -94,10 +94,12 @@ class Environments:
 
     Args:
         folder: of the home; made by the first change.
+        environ: variables that a server of the home is started with, which say where it will be.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environ: Mapping[str, str] | None = None) -> None:
         self._folder = folder
+        self._environ = environ or {}
         self._path = folder / "config.json"
 
     def names(self) -> list[str]:
@@ -292,7 +294,17 @@ class Environments:
             api = f"https://{api}" if api and tls.pinned else api
             accounts, ours = state.get("accounts") is True, _runs(state.get("pid"))
             return Environment(LOCAL, where, api, "the server of this home", tls, trusted=ours, accounts=accounts)
-        return Environment(LOCAL, DEFAULT_ADDRESS, DEFAULT_API_ADDRESS, "the server of this home", trusted=False)
+        expected, beside = self._expected("MICRO_PROXY_ADDRESS"), self._expected("MICRO_API_ADDRESS")
+        api = beside.plain if beside else DEFAULT_API_ADDRESS
+        return Environment(LOCAL, expected or DEFAULT_ADDRESS, api, "the server of this home", trusted=False)
+
+    def _expected(self, variable: str) -> Address | None:
+        """Where `micro server` would listen on this machine by a variable; None where it does not say."""
+        with contextlib.suppress(errors.Error):
+            host, port = addresses.split(addresses.near(self._environ.get(variable, "")))
+            if port and addresses.is_loopback(host):
+                return Address(host, port)
+        return None
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -22,6 +22,7 @@ CODES = (
     (NO_SERVICE, "service not found, or server unreachable"),
     (NO_ENDPOINT, "endpoint not found"),
     (ANSWERED, "the service answered with an error"),
+    (INTERRUPTED, "interrupted by Ctrl-C"),
 )
 
 

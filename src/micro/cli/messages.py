@@ -20,12 +20,15 @@ def given(word: str | None, name: str, session: Session) -> bytes:
         name: what the argument is called: "PAYLOAD".
 
     Raises:
-        UsageError: there is nothing, or the file cannot be read.
+        UsageError: there is nothing, or the file cannot be read. What is to be empty is typed as '' or is a file.
     """
     if word is None and session.stdin.isatty():
         raise failures.UsageError(f"{name} is missing: type it after the topic, name a @FILE, or pipe it in")
     if word in (None, "-"):
-        return copying.piped(session)
+        data = copying.piped(session)
+        if not data:
+            raise failures.UsageError(f"{name} is empty: nothing came on standard input; to send nothing, type ''")
+        return data
     if not word.startswith("@"):
         return word.encode("utf-8", "surrogateescape")
     try:

@@ -48,8 +48,12 @@ def newest(services: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def endpoints(services: Sequence[Mapping[str, Any]]) -> list[Endpoint]:
     """The endpoints of the newest version, sorted by name."""
-    found = [endpoint(record) for record in newest(services).get("endpoints", ())]
-    return sorted(found, key=lambda one: one.name)
+    return sorted(contract(services), key=lambda one: one.name)
+
+
+def contract(services: Sequence[Mapping[str, Any]]) -> list[Endpoint]:
+    """The endpoints of the newest version, in the order in which its contract declares them."""
+    return [endpoint(record) for record in newest(services).get("endpoints", ())]
 
 
 def words(service: str, name: str) -> str:

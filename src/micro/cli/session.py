@@ -110,7 +110,7 @@ class Session:
     def environments(self) -> Environments:
         from micro.cli.environment import Environments
 
-        return Environments(self.home)
+        return Environments(self.home, self.environ)
 
     @property
     def environment_name(self) -> str:

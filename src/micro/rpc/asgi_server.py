@@ -62,16 +62,22 @@ def libpython() -> str:
     known = os.environ.get("MICRO_LIBPYTHON")
     if known and Path(known).exists():
         return known
-    import find_libpython  # looking is slow, and only the first process of a server has to
-
-    for candidate in [] if known else find_libpython.candidate_paths():
-        path = Path(candidate)
-        if path.name.startswith("libpython") and path.exists():
-            return str(path)
+    found = "" if known else _found_libpython()
+    if found:
+        return found
     raise errors.failed_precondition(
         f"{sys.executable} has no shared libpython: install it (Debian: apt install libpython3-dev; "
         "pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared) or use a Python that has one, such as uv's"
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _found_libpython() -> str:
+    """Where the library lies, empty when there is none. Looking is slow: it runs a program."""
+    import find_libpython
+
+    paths = map(Path, find_libpython.candidate_paths())
+    return next((str(path) for path in paths if path.name.startswith("libpython") and path.exists()), "")
 
 
 def envoy_binary() -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from micro.backends.envoy import bootstrap, secrets
 from micro.backends.envoy.admin import Admin
-from micro.backends.nats import check as nats_check
 from micro.backends.nats import process as nats
 from micro.backends.process.launcher import LocalLauncher
 from micro.backends.process.launcher_server import LauncherServer
@@ -76,6 +75,8 @@ async def check_nats(settings: Settings, layout: Layout, note: Callable[[str], N
         Error: in one line, see `micro.backends.nats.check`.
     """
     if settings.nats_url and settings.uses_nats:
+        from micro.backends.nats import check as nats_check
+
         found = await nats_check.check(catalog.nats_address(settings, layout), settings.nats_replicas)
         for line in found.advice:
             note(line)

@@ -9,13 +9,19 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 from micro.domain import backoff, errors
 from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
 
 DRAIN_SECONDS = 3.0
 """How long what is in flight may take when the server stops."""
+
+SERVICE_SECONDS = 5.0
+"""How long a service has from the order to end on: its consumers may finish what they have in hand."""
+
+QUIET_SECONDS = 1.0
+"""How long the end may take before somebody is told what it waits for."""
 
 STEADY = 30.0
 """Seconds after which a process that ended is started again without the wait its earlier ends have earned it."""
@@ -217,16 +223,52 @@ class Supervisor:
         running = await self._launcher.list()
         units: Mapping[str, str] = {p.labels["unit"]: p.id for p in running if "unit" in p.labels}
         users = [p for p in running if "unit" not in p.labels]
-        gateways = [unit.drain() for name, unit in self._units.items() if unit.drain and self._states[name].up.is_set()]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                await _all([*gateways, *(self._drain(process) for process in users)])
-        # The runtime goes first: it would start again what ends.
-        if "runtime" in units:
-            await self._launcher.stop(units["runtime"], 2.0)
-        await _all(self._launcher.stop(process.id, 2.0) for process in users)
+        gateways = [unit for name, unit in self._units.items() if unit.drain and self._states[name].up.is_set()]
+        with _Waiting(self._screen) as waiting:
+            drains = [waiting.until(unit.name, unit.drain()) for unit in gateways if unit.drain]
+            drains += [waiting.until(_shown(process), self._drain(process)) for process in users]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await _all(drains)
+            # The runtime goes first: it would start again what ends.
+            if "runtime" in units:
+                await self._launcher.stop(units["runtime"], 2.0)
+            stops = ((process, self._launcher.stop(process.id, SERVICE_SECONDS)) for process in users)
+            await _all(waiting.until(_shown(process), stop) for process, stop in stops)
         for layer in _layers(self._units.values()):
             await _all(self._launcher.stop(units[name], 1.0) for name in layer if name in units)
+
+
+class _Waiting:
+    """Tells, once, what the end of the server waits for, where that takes longer than a moment."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._names: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._timer = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._tell)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    async def until(self, name: str, done: Awaitable[object]) -> None:
+        """Wait for something that is known by a name."""
+        self._names.append(name)
+        try:
+            await done
+        finally:
+            self._names.remove(name)
+
+    def _tell(self) -> None:
+        if names := ", ".join(sorted(set(self._names))):
+            self._screen.note(f"waiting for {names} to finish what is in hand")
+
+
+def _shown(process: ProcessInfo) -> str:
+    """What the user calls a process that is no unit's."""
+    return process.labels.get("name", process.id)
 
 
 def _layers(units: Iterable[Unit]) -> list[list[str]]:

@@ -102,6 +102,7 @@ def test_those_of_a_queue_share(micro: Shell, broker: Told) -> None:
         (["subscribe", "orders", "--queue", "a b"], "'a b' is not a group"),
         (["subscribe", "orders", "--limit", "-1"], "--limit"),
         (["publish"], "missing TOPIC"),
+        (["publish", "orders"], "BODY is empty: nothing came on standard input; to send nothing, type ''"),
     ],
 )
 def test_what_cannot_be_done_is_said(micro: Shell, words: list[str], said: str) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_platform import FakePlatform, Refusal
+from fake_platform import FakePlatform, Refusal, endpoint, message, value
 from shell import Screen, Shell
 
 from micro.cli import deploying, environment, pack, plan, tracebacks, view
+from micro.cli.platform import Platform
 from micro.cli.session import Session
 from micro.cli.transport import Address
 
@@ -203,6 +204,39 @@ def test_a_failed_update_leaves_the_word_to_the_runtime(micro: Shell, platform: 
     result = micro("update", str(folder))
     assert result.code == 1
     assert result.err == "micro: helloworld did not start: no luck\nthe old code of helloworld keeps serving\n"
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ("upload", "helloworld was not uploaded: nothing has changed\n"),
+        ("update", "the server goes on updating helloworld; see: micro status helloworld\n"),
+        ("create", "the server goes on starting helloworld; see: micro status helloworld\n"),
+    ],
+)
+def test_ctrl_c_says_what_goes_on_in_the_server(
+    micro: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, told: str
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if step == "update":
+        micro("run", str(folder))
+    monkeypatch.setattr(Platform, step, pressed)
+    done = micro("update" if step == "update" else "run", str(folder))
+    assert (done.code, done.out, done.err) == (130, "", told)
+
+
+def test_what_to_type_next_is_the_first_that_the_contract_declares(
+    micro: Shell, platform: FakePlatform, folder: Path
+) -> None:
+    request = message("R", value("text"))
+    platform.services[0]["endpoints"] = [
+        endpoint("Notes.Watch", "notes", request, "server_stream"),
+        endpoint("Notes.Write", "notes", request),
+        endpoint("Notes.Append", "notes", request),
+    ]
+    assert "  call  micro helloworld notes write --text=hello" in micro("run", str(folder)).out
 
 
 def test_kill_stops_each_and_goes_on_after_one_that_is_not_there(

@@ -59,6 +59,32 @@ def test_the_local_environment_is_the_server_of_the_same_home(tmp_path: Path) ->
     assert (str(found.address), found.api_address) == ("127.0.0.1:9001", "127.0.0.1:9000")
 
 
+@pytest.mark.parametrize(
+    ("said", "tried"),
+    [
+        ("127.0.0.1:7", "127.0.0.1:7"),
+        ("0.0.0.0:7", "127.0.0.1:7"),
+        ("[::1]:7", "[::1]:7"),
+        ("https://micro.example.com:443", "127.0.0.1:8081"),
+        ("micro.example.com:443", "127.0.0.1:8081"),
+        ("nonsense", "127.0.0.1:8081"),
+    ],
+)
+def test_before_its_server_has_started_the_home_is_where_the_variables_say(
+    tmp_path: Path, said: str, tried: str
+) -> None:
+    found = environment.Environments(tmp_path, {"MICRO_PROXY_ADDRESS": said}).get("local")
+    assert (found.address.plain, found.address.secure, found.trusted) == (tried, False, False)
+
+
+def test_health_names_the_address_that_was_tried(tmp_path: Path) -> None:
+    nowhere = Shell(tmp_path)
+    nowhere.environ["MICRO_PROXY_ADDRESS"] = "127.0.0.1:1"
+    done = nowhere("health")
+    assert (done.code, done.out) == (4, "")
+    assert done.err.startswith("micro: no server at 127.0.0.1:1: ")
+
+
 @pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("[::]", "localhost"), ("[::1]", "[::1]")])
 def test_a_server_on_every_address_is_shown_where_this_machine_reaches_it(lonely: Shell, host: str, shown: str) -> None:
     state = {"pid": 1, "proxy_address": f"{host}:9001", "api_address": f"{host}:9000"}

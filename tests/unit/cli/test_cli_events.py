@@ -227,7 +227,9 @@ def test_topics_are_listed_kept_and_deleted(micro: Shell) -> None:
     assert said == "orders keeps events for 12h, up to 1G, 1 event\n"
     assert micro("events", "retain", "orders", "--bytes", "0").out == "orders keeps events for 12h, up to 1 event\n"
     assert [one["offset"] for one in records(micro("events", "read", "orders", "-o", "json"))] == [2]
-    assert micro("events", "retain", "later", "--age", "0").out == "later keeps events for ever, up to 1G\n"
+    assert "there is no topic order: did you mean orders?" in micro("events", "retain", "order", "--age", "1d").err
+    made = micro("events", "retain", "later", "--age", "0", "--create")
+    assert made == Result(0, "later keeps events for ever, up to 1G\n", "")
 
     refused = micro("events", "delete", "orders")
     assert (refused.code, refused.err) == (2, "micro: nothing was deleted: where nobody can be asked, add --force\n")
@@ -277,6 +279,8 @@ def test_dead_letters_are_listed_redriven_and_dropped(micro: Shell, world: World
         (["reset", "nothing", "g"], 2, "--to"),
         (["redrive", "nothing", "g"], 1, "nothing"),
         (["drop", "t", "g", "x"], 2, "OFFSET takes a number"),
+        (["publish", "t", "-"], 2, "PAYLOAD is empty: nothing came on standard input"),
+        (["retain", "nothing", "--age", "1d"], 1, "there is no topic nothing: make it with --create"),
         (["retain", "t"], 2, "say how long events are kept"),
         (["retain", "t", "--age", "long"], 2, "--age takes a time such as 12h"),
         (["delete", "nothing"], 1, "nothing"),

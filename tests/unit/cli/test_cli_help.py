@@ -82,7 +82,7 @@ def test_the_server_talks_to_no_environment(lonely: Shell) -> None:
 
 def test_help_lists_the_exit_codes(lonely: Shell) -> None:
     listed = lonely("--help").out.partition("Exit codes:\n")[2].splitlines()
-    assert [int(line.split()[0]) for line in listed[: len(failures.CODES)]] == [0, 1, 2, 4, 5, 127]
+    assert [int(line.split()[0]) for line in listed[: len(failures.CODES)]] == [0, 1, 2, 4, 5, 127, 130]
 
 
 def modules_of(*words: str) -> set[str]:
@@ -124,6 +124,25 @@ def test_listing_services_loads_no_rpc_library(tmp_path: Path) -> None:
         "grpc",
         "tarfile",
     }
+
+
+@pytest.mark.parametrize("imported", ["micro.cli.app", "micro.cli.catalog", "micro.domain.errors", "micro.cli.session"])
+def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_word(imported: str) -> None:
+    code = """
+import sys
+
+class Pressed:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Pressed())
+from micro.__main__ import main
+
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, imported], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_version(lonely: Shell) -> None:

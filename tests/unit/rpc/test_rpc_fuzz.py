@@ -75,7 +75,7 @@ def sane(answer: Answer) -> None:
 
 
 @given(verbs, st.sampled_from(PATHS), content_types, bodies, headers)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_request_is_answered(verb: str, path: str, kind: str, body: bytes, extra: dict[str, str]) -> None:
     sane(asyncio.run(ask(verb, path, kind, body, extra=extra)))
 
@@ -94,7 +94,7 @@ queries = st.lists(st.tuples(query_names.map(".".join), st.text(max_size=5)), ma
 
 
 @given(queries, json_bodies)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_query_is_answered(pairs: list[tuple[str, str]], body: bytes) -> None:
     from urllib.parse import urlencode
 
@@ -103,13 +103,13 @@ def test_any_query_is_answered(pairs: list[tuple[str, str]], body: bytes) -> Non
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_raw_query_is_answered(query: bytes) -> None:
     sane(asyncio.run(ask("GET", "/echo/call", "", b"", query=query)))
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_message_is_answered(message: bytes) -> None:
     answer = asyncio.run(ask("POST", "/echo.v1.Echo/Call", "application/grpc", frame(message)))
     try:

@@ -10,6 +10,7 @@ import pytest
 from micro.backends.memory.launcher import MemoryLauncher
 from micro.domain.errors import Error
 from micro.ports.launcher import ProcessInfo, ProcessSpec
+from micro.server import supervisor
 from micro.server.supervisor import Supervisor, Unit
 
 
@@ -43,7 +44,7 @@ class Notes:
                 await self.changed.wait()
 
 
-def spec(name: str, **labels: str) -> ProcessSpec:
+def spec(name: str, /, **labels: str) -> ProcessSpec:
     return ProcessSpec(name, (name,), {}, Path(), Path(f"{name}.log"), labels or {"unit": name})
 
 
@@ -173,3 +174,22 @@ async def test_told_to_stop_while_it_starts_it_ends_what_it_has_started() -> Non
         world.stop.set()
     assert world.launcher.running == {}
     assert not world.up.is_set()
+
+
+async def test_an_end_that_takes_long_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "QUIET_SECONDS", 0.0)
+    world = World(unit("nats"))
+
+    async def drain(process: ProcessInfo) -> None:
+        if process.id == "hello-1":
+            await world.notes.until("waiting for hello to finish what is in hand")
+
+    world.supervisor = Supervisor(world.launcher, [unit("nats")], world.notes, drain)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(world.run())
+        await world.up.wait()
+        for name in ("hello-1", "idle-1"):
+            await world.launcher.start(spec(name, kind="service", name=name.removesuffix("-1")))
+        world.stop.set()
+    assert world.notes.lines.count("waiting for hello to finish what is in hand") == 1
+    assert world.launcher.running == {}

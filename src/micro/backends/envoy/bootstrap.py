@@ -116,7 +116,7 @@ def config(gateway: Gateway) -> dict[str, Any]:
 def write(gateway: Gateway, folder: Path) -> Path:
     """Write the bootstrap into a folder, readable by its owner only; returns the file."""
     file = folder / f"{gateway.id}.json"
-    private_file.write(file, json.dumps(config(gateway), indent=1), durable=False)
+    private_file.write(file, json.dumps(config(gateway)), durable=False)
     return file
 
 

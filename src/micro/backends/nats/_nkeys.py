@@ -9,8 +9,6 @@ import base64
 import binascii
 import re
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 _SEED, _USER = 18 << 3, 20 << 3
 _SECTION = re.compile(r"-{3,}\s*BEGIN ([A-Z ]+?)\s*-{3,}\s+(\S+)\s+-{3,}\s*END \1\s*-{3,}")
 _LARGEST = 1 << 16
@@ -30,6 +28,9 @@ class Nkey:
             raise ValueError("is no seed: it should be one word that begins with SU")
         if (raw[0] & 7) << 5 | (raw[1] & 0xF8) >> 3 != _USER:
             raise ValueError("is not a user's seed, which begins with SU")
+        # Slow to import, and most who know where NATS is have no such key.
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         self._key = Ed25519PrivateKey.from_private_bytes(body[2:])
 
     @property

@@ -11,13 +11,11 @@ import json
 import secrets
 import shutil
 import sys
-from contextlib import AsyncExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import nats.errors
-
-from micro.backends.nats._connection import Connection, NatsAddress
+from micro.backends.nats._address import NatsAddress
 from micro.domain import backoff, errors
 from micro.domain.address import split
 from micro.ports import private_file
@@ -26,6 +24,9 @@ MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes of one message: a registration with its file descriptors is the largest thing kept."""
 
 USER = "micro"
+
+PROBE_SECONDS = 2.0
+"""How long one question whether it is ready may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +107,50 @@ async def ready(address: NatsAddress, seconds: float = 10.0) -> None:
         async with asyncio.timeout(seconds):
             while True:
                 try:
-                    await _probe(address)
-                except (nats.errors.Error, errors.Error, OSError) as error:
+                    async with asyncio.timeout(PROBE_SECONDS):
+                        await _probe(address)
+                except (errors.Error, OSError, ValueError) as error:
                     cause = error
                 else:
                     return
                 await asyncio.sleep(next(delays))
     except TimeoutError as error:
-        reason = str(cause) if cause else "no answer"
+        reason = str(cause or "") or "no answer"
         raise errors.unavailable(f"NATS at {address.url} is not ready after {seconds:g} s: {reason}") from error
 
 
 async def _probe(address: NatsAddress) -> None:
-    # A plain connect first: it fails at once where nobody listens yet.
-    _, writer = await asyncio.open_connection(*split(address.url.rpartition("//")[2]))
-    writer.close()
-    async with AsyncExitStack() as stack:
-        connection = Connection(address, "micro-ready")
-        await connection.start(stack)
-        await connection.jetstream.account_info()
+    """Ask JetStream about itself. In NATS's own words: importing the client is a third of what `micro server` imports.
+
+    Raises:
+        Error: UNAVAILABLE when we are not let in, or JetStream does not answer.
+        OSError: nobody listens.
+        ValueError: what listens is no NATS.
+    """
+    reader, writer = await asyncio.open_connection(*split(address.url.rpartition("//")[2]))
+    try:
+        who = {"user": address.user, "pass": address.password, "name": "micro-ready", "lang": "python", "version": "1"}
+        said = {**who, "verbose": False, "pedantic": False, "headers": True, "no_responders": True}
+        inbox = f"_INBOX.{secrets.token_hex(8)}"
+        writer.write(f"CONNECT {json.dumps(said)}\r\nSUB {inbox} 1\r\nPUB $JS.API.INFO {inbox} 0\r\n\r\n".encode())
+        while line := await reader.readline():
+            match line.split(maxsplit=1)[:1]:
+                case [b"PING"]:
+                    writer.write(b"PONG\r\n")
+                case [b"MSG"]:
+                    answer = json.loads(await reader.readline())
+                    if "error" in answer:
+                        raise errors.unavailable(f"JetStream: {answer['error'].get('description', 'fails')}")
+                    return
+                case [b"HMSG"]:
+                    raise errors.unavailable("JetStream does not answer")
+                case [b"-ERR"]:
+                    raise errors.unavailable(line[5:].decode(errors="replace").strip().strip("'"))
+        raise errors.unavailable("it closed the connection")
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 def _configuration(data: Path, listen: str, name: str, address: NatsAddress) -> str:

@@ -206,6 +206,7 @@ def _retain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--age", metavar="TIME", type=_typed(topics.age), help="remove what is older: 12h, 7d, 4w")
     parser.add_argument("--bytes", metavar="SIZE", type=_typed(topics.size), help="remove the oldest above: 512M, 1G")
     parser.add_argument("--count", metavar="N", type=number, help="remove the oldest above so many events")
+    parser.add_argument("--create", action="store_true", help="make the topic where there is none")
 
 
 def _retain(args: argparse.Namespace, session: Session) -> int:
@@ -219,6 +220,10 @@ def _retain(args: argparse.Namespace, session: Session) -> int:
     except Error as error:
         if error.kind is not Kind.NOT_FOUND:
             raise
+        if not args.create:
+            near = failures.closest(args.topic, _known(session))
+            hint = f"did you mean {near}?" if near else "make it with --create"
+            raise Error(error.kind, f"there is no topic {args.topic}: {hint}") from None
     answer = session.platform.events("Topics/Configure", named | {"retention": kept | given}, _PATIENCE)
     now = topics.retention(answer.get("topic", {}))
     session.out.line(f"{args.topic} keeps events for {topics.kept_for(now)}, up to {topics.up_to(now)}")
@@ -411,7 +416,7 @@ ACTIONS = (
         _retain,
         _retain_arguments,
         _known,
-        "What is not named stays as it is. A topic that is not there is made.",
+        "What is not named stays as it is.",
     ),
     Action("delete", "remove a topic with all that belongs to it", _delete, _delete_arguments, _known),
 )

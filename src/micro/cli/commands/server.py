@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -71,10 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     """Run until Ctrl-C; 0 when it was stopped so."""
+    gc.disable()  # while all is imported, which leaves no garbage
     from micro.server import settings
     from micro.server.program import Program
     from micro.server.screen import Terminal
 
+    gc.freeze()
+    gc.enable()
     read = settings.read(os.environ, **{name: getattr(args, name) for name in _SETTINGS})
     colour = session.stdout.isatty() and not os.environ.get("NO_COLOR")
     screen = Terminal(session.stdout, colour=colour)

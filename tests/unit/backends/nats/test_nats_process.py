@@ -101,3 +101,27 @@ async def test_something_that_is_no_nats_is_told_so_in_time() -> None:
         with pytest.raises(errors.Error) as caught:
             await process.ready(NatsAddress(f"nats://127.0.0.1:{port}"), seconds=0.3)
     assert caught.value.kind is errors.Kind.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"INFO {}\r\n-ERR 'Authorization Violation'\r\n", "Authorization Violation"),
+        (b"INFO {}\r\nPING\r\nHMSG _INBOX.x 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n", "JetStream does not answer"),
+        (b'INFO {}\r\nMSG _INBOX.x 1 42\r\n{"error": {"description": "no leader yet"}}\r\n', "no leader yet"),
+        (b"INFO {}\r\nMSG _INBOX.x 1 4\r\nnone\r\n", "not ready"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "closed the connection"),
+    ],
+)
+async def test_what_keeps_it_from_being_ready_is_told(said: bytes, told: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(said)
+        writer.close()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listener:
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(errors.Error, match=told) as caught:
+            await process.ready(NatsAddress(f"nats://127.0.0.1:{port}"), seconds=0.3)
+    assert caught.value.kind is errors.Kind.UNAVAILABLE

@@ -254,7 +254,7 @@ def test_whatever_the_bytes_nothing_leaves_the_folder(data: bytes) -> None:
     unpacked_within(gzip.compress(data))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(_MEMBERS, st.data())
 def test_an_archive_with_flipped_bytes_does_no_harm(members: list[Member], data: st.DataObject) -> None:
     try:
