@@ -19,6 +19,10 @@ def prefix(size: int, flags: int = 0) -> bytes:
     return bytes((flags,)) + size.to_bytes(PREFIX - 1, "big")
 
 
+_SMALL = 4096
+"""Bytes below which pieces are put together."""
+
+
 class Envelopes:
     """Cuts the messages out of a body. Copies nothing but prefixes.
 
@@ -31,14 +35,18 @@ class Envelopes:
         self._limit = limit
         self._unknown = ~flags
         self._pieces: deque[memoryview] = deque()
+        self._small = bytearray()
         self._size = 0
         self._flags, self._length = 0, -1
 
     def feed(self, piece: bytes | memoryview) -> None:
         """Take a piece of the body."""
-        if piece:
+        self._size += len(piece)
+        if len(piece) < _SMALL:
+            self._small += piece
+        else:
+            self._gather()
             self._pieces.append(memoryview(piece))
-            self._size += len(piece)
 
     def next(self) -> tuple[int, list[memoryview]] | None:
         """Flags and bytes of the next message, in the pieces that they came in; None until more is fed.
@@ -72,6 +80,7 @@ class Envelopes:
 
     def _cut(self, size: int) -> list[memoryview]:
         """So many bytes from the front."""
+        self._gather()
         found: list[memoryview] = []
         self._size -= size
         while size:
@@ -82,3 +91,9 @@ class Envelopes:
             found.append(piece)
             size -= len(piece)
         return found
+
+    def _gather(self) -> None:
+        """Small pieces become one: a sender of single bytes would otherwise have each of them cost a hundred."""
+        if self._small:
+            self._pieces.append(memoryview(self._small))
+            self._small = bytearray()

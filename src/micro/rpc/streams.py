@@ -55,7 +55,7 @@ async def serve(ctx: Context, headers: RawHeaders, receive: Receive, send: Send,
                     response = await method.invoke(requests, ctx, None)
             await answer.add(response)
         else:
-            request = await _request(receive, method.input, limit)
+            request = await deadline.run(_request(receive, method.input, limit), ctx.deadline)
             await deadline.run(_all(method, request, ctx, answer), ctx.deadline, receive)
     except BaseException as caught:
         if isinstance(caught, OSError) and answer.broken:

@@ -17,8 +17,9 @@ from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
 DRAIN_SECONDS = 3.0
 """How long what is in flight may take when the server stops."""
 
-SERVICE_SECONDS = 5.0
-"""How long a service has from the order to end on: its consumers may finish what they have in hand."""
+SERVICE_SECONDS = 4.0
+"""How long a service has from the order to end on: its consumers may finish what they have in hand. All is over in ten
+seconds, as containers expect it."""
 
 QUIET_SECONDS = 1.0
 """How long the end may take before somebody is told what it waits for."""
@@ -227,16 +228,20 @@ class Supervisor:
         with _Waiting(self._screen) as waiting:
             drains = [waiting.until(unit.name, unit.drain()) for unit in gateways if unit.drain]
             drains += [waiting.until(_shown(process), self._drain(process)) for process in users]
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await _all(drains)
             # The runtime goes first: it would start again what ends.
-            if "runtime" in units:
-                await self._launcher.stop(units["runtime"], 2.0)
+            runtime = self._launcher.stop(units["runtime"], 2.0) if "runtime" in units else asyncio.sleep(0)
+            await _all([runtime, _within(DRAIN_SECONDS, _all(drains))])
             stops = ((process, self._launcher.stop(process.id, SERVICE_SECONDS)) for process in users)
             await _all(waiting.until(_shown(process), stop) for process, stop in stops)
         for layer in _layers(self._units.values()):
             await _all(self._launcher.stop(units[name], 1.0) for name in layer if name in units)
+
+
+async def _within(seconds: float, work: Awaitable[object]) -> None:
+    """Wait so long at most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await work
 
 
 class _Waiting:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -17,6 +18,9 @@ from micro.services._store_databases import Databases
 
 BLOB_BYTES = 1 << 40
 """Bytes of one blob at most."""
+
+STREAMS = 128
+"""Blobs of a namespace that are read and written at a time: each holds some megabytes when its caller is slow."""
 
 PAGE = 1000
 """Blobs that one answer lists at most."""
@@ -38,6 +42,7 @@ class BlobHandler(BlobStore):
         self._blobs = blobs
         self._databases = databases
         self._most = most
+        self._streams: Counter[str] = Counter()
 
     async def read(self, request: pb.BlobStoreReadRequest, ctx: Any) -> AsyncIterator[pb.BlobStoreReadResponse]:
         namespace = self._databases.of(ctx, request.namespace)
@@ -45,11 +50,12 @@ class BlobHandler(BlobStore):
         for name, number in (("offset", request.offset), ("length", request.length)):
             if number < 0:
                 raise errors.invalid_argument(f"{name} {number} is below 0")
-        async with self._blobs.open(namespace, request.key) as opened:
-            yield pb.BlobStoreReadResponse(blob=_message(opened.blob))
-            async with aclosing(opened.pieces(request.offset, request.length or None)) as pieces:
-                async for piece in pieces:
-                    yield pb.BlobStoreReadResponse(data=piece)
+        with self._streaming(namespace):
+            async with self._blobs.open(namespace, request.key) as opened:
+                yield pb.BlobStoreReadResponse(blob=_message(opened.blob))
+                async with aclosing(opened.pieces(request.offset, request.length or None)) as pieces:
+                    async for piece in pieces:
+                        yield pb.BlobStoreReadResponse(data=piece)
 
     async def write(self, request: AsyncIterator[pb.BlobStoreWriteRequest], ctx: Any) -> pb.BlobStoreWriteResponse:
         sent = aiter(request)
@@ -63,7 +69,7 @@ class BlobHandler(BlobStore):
         if self._databases.closed(namespace):
             raise errors.failed_precondition(f"everything of namespace {namespace} is being removed: try again later")
 
-        with contextlib.ExitStack() as committing:
+        with self._streaming(namespace), contextlib.ExitStack() as committing:
 
             async def pieces() -> AsyncIterator[bytes]:
                 yield first.data
@@ -85,6 +91,22 @@ class BlobHandler(BlobStore):
                 most=self._most,
             )
         return pb.BlobStoreWriteResponse(blob=_message(blob))
+
+    @contextlib.contextmanager
+    def _streaming(self, namespace: str) -> Iterator[None]:
+        """Count a stream. Raises RESOURCE_EXHAUSTED when there are as many as may be."""
+        if self._streams[namespace] >= STREAMS:
+            raise errors.resource_exhausted(
+                f"{STREAMS} blobs of namespace {namespace} are being read and written, as many as may be at a time: "
+                "try again when some have ended"
+            )
+        self._streams[namespace] += 1
+        try:
+            yield
+        finally:
+            self._streams[namespace] -= 1
+            if not self._streams[namespace]:
+                del self._streams[namespace]
 
     async def stat(self, request: pb.BlobStoreStatRequest, ctx: Any) -> pb.BlobStoreStatResponse:
         namespace = self._databases.of(ctx, request.namespace)

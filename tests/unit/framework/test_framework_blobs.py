@@ -1,5 +1,6 @@
 """`from micro import blobs`, over the platform in this process."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
@@ -103,3 +104,29 @@ async def test_a_range_is_one() -> None:
     await blobs.write("k", b"v")
     with pytest.raises(Error, match="offset -1 is below 0"):
         await collected(blobs.read("k", -1))
+
+
+async def test_as_many_blobs_go_at_a_time_as_may_and_one_that_ends_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("micro.services.blobs.STREAMS", 2)
+    begun, going_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * (1 << 20)
+        begun.release()
+        await going_on.wait()
+
+    writing = [asyncio.ensure_future(blobs.write(key, slow())) for key in ("one", "other")]
+    for _ in writing:
+        await begun.acquire()
+
+    async def refused() -> None:
+        while True:  # until the service has heard of both
+            await blobs.write("more", b"y")
+
+    with pytest.raises(Error, match="2 blobs of namespace micro are being read and written") as told:
+        async with asyncio.timeout(30):
+            await refused()
+    assert told.value.kind is Kind.RESOURCE_EXHAUSTED
+    going_on.set()
+    await asyncio.gather(*writing)
+    await blobs.write("more", b"y")

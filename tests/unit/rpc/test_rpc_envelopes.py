@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 
 import pytest
 
@@ -46,3 +47,16 @@ def test_a_body_that_ends_too_early_is_a_mistake(body: bytes, why: str) -> None:
     with pytest.raises(Error, match=why) as refused:
         cut(body, 1)
     assert refused.value.kind is Kind.INVALID_ARGUMENT
+
+
+def test_a_sender_of_crumbs_costs_what_it_sends() -> None:
+    envelopes, crumb = Envelopes(1 << 20), b"xy"
+    envelopes.feed(prefix(1 << 19))
+    assert envelopes.next() is None
+    tracemalloc.start()
+    for _ in range(1 << 18):
+        envelopes.feed(crumb)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1 << 20
+    assert envelopes.next() is not None

@@ -60,6 +60,22 @@ async def test_a_deadline_ends_a_stream_that_its_caller_set_one_for() -> None:
     assert (answer.status, answer.json()["code"]) == (504, "deadline_exceeded")
 
 
+async def test_a_deadline_ends_the_wait_for_a_request_that_does_not_end() -> None:
+    app = echo()
+
+    async def stalled(scope: Any, receive: Any, send: Any) -> None:
+        pieces = [{"type": "http.request", "body": b"\0\0", "more_body": True}]
+
+        async def some() -> Any:
+            return pieces.pop() if pieces else await asyncio.Event().wait()
+
+        await app(scope, some, send)
+
+    headers = {"content-type": "application/connect+proto", "connect-timeout-ms": "30"}
+    answer = await http(stalled, "POST", "/echo.v1.Echo/Count", headers=headers)
+    assert json.loads(answer.body[5:])["error"]["code"] == "deadline_exceeded"
+
+
 @pytest.mark.parametrize("protocol", ["json", "grpc", "connect"])
 async def test_a_caller_who_leaves_cancels_the_stream(protocol: str) -> None:
     handler, left = EchoHandler(), asyncio.Event()

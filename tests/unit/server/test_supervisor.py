@@ -177,7 +177,7 @@ async def test_told_to_stop_while_it_starts_it_ends_what_it_has_started() -> Non
 
 
 async def test_an_end_that_takes_long_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(supervisor, "QUIET_SECONDS", 0.05)
     world = World(unit("nats"))
 
     async def drain(process: ProcessInfo) -> None:

@@ -43,6 +43,9 @@ SERVICE_HEADER = "micro-service"
 
 _SLACK = 1.0  # seconds for the service to report its own timeout before the proxy reports it
 _SILENCE = 24 * 3600  # seconds that a stream may be silent
+_STALLED = (
+    300  # seconds that bytes in bulk may stand still: they hold megabytes, and HTTP/1.1 does not ask who is there
+)
 _MOST_STREAMS = 64  # methods; a pattern of more would cost every request of the service, and Envoy too much
 _EVERYONES = ("grpc.health.", "grpc.reflection.")  # exported by every service, so their paths lead to none
 _DISCOVERY = "envoy."  # exported by the control plane for the proxies, which know its address; nobody else is let in
@@ -273,7 +276,7 @@ def _blobs(store: Service, quotas: Mapping[str, int]) -> dict[str, OnMatch]:
     """To public blobs, for everybody; what is read of limited namespaces counts as theirs."""
 
     def below(prefix: str, counted: str) -> OnMatch:
-        action = _bulk(store)
+        action = _stream(store)  # over HTTP/2 alone are strangers dropped that do not read what they asked for
         if counted:
             action.rate_limits = [limits.counted(counted)]
         match = RouteMatch(path_specifier=oneof("prefix", prefix))
@@ -382,6 +385,7 @@ def _stream(service: Service) -> RouteAction:
 
 def _bulk(service: Service) -> RouteAction:
     made = _stream(service)
+    made.idle_timeout = Duration(seconds=_STALLED)
     if service.pushes:
         made.cluster_specifier = oneof("cluster", clusters.plain(service))
     return made

@@ -203,16 +203,17 @@ def test_blobs_go_in_http1_for_who_speaks_connect():
             [header] = [one for one in route["match"]["headers"] if one["name"] == "content-type"]
             assert header["stringMatch"] == {"exact": "application/connect+proto"}
             assert route["route"]["cluster"] == "micro|store|h1"
+            assert route["route"]["idleTimeout"] == "300s", "who stands still holds megabytes"
             assert route["route"]["maxStreamDuration"]["grpcTimeoutHeaderMax"] == "0s"
         streams = [route for route in routes_in(made) if "safeRegex" in route["match"]]
         assert {route["route"]["cluster"] for route in streams} == {"micro|store"}, "in HTTP/2 for everybody else"
 
 
-def test_public_blobs_go_in_http1():
+def test_public_blobs_go_in_http2_where_readers_that_stop_are_dropped():
     made = api_of(table(blob_store()), {"shop": 7})
     below = [route for route in routes_in(made) if route["match"].get("prefix", "").startswith("/blob/")]
     assert {route["match"]["prefix"] for route in below} == {"/blob/", "/blob/shop/"}
-    assert {route["route"]["cluster"] for route in below} == {"micro|store|h1"}
+    assert {route["route"]["cluster"] for route in below} == {"micro|store"}
     assert [route for route in routes_in(made) if "BlobStore" in route["match"].get("path", "")] == []
 
 
