@@ -59,8 +59,11 @@ class BulkChannel(Channel):
         self._authority = bare
         self._tls = None if bare == target else _trusting(authorities())
         self._kept: list[tuple[float, http1.Connection]] = []
+        self._closed = False
 
     async def close(self) -> None:
+        """End the connections that wait; one that is under way ends with its stream."""
+        self._closed = True
         while self._kept:
             self._kept.pop()[1].abort()
 
@@ -101,7 +104,7 @@ class BulkChannel(Channel):
             raise errors.invalid_argument(str(error)) from None
 
     async def _connected(self, until: float | None) -> http1.Connection:
-        """A connection. Raises UNAVAILABLE after 10 s, DEADLINE_EXCEEDED."""
+        """A connection. Raises UNAVAILABLE after 10 s; DEADLINE_EXCEEDED where the deadline comes first."""
         while self._kept:
             since, kept = self._kept.pop()
             if kept.free and time.monotonic() - since < _FRESH:
@@ -111,7 +114,7 @@ class BulkChannel(Channel):
         loop = asyncio.get_running_loop()
         name = self._host if self._tls is not None else None
         try:
-            async with asyncio.timeout(min(patience, until or patience) - time.monotonic()):
+            async with asyncio.timeout((patience if until is None else min(patience, until)) - time.monotonic()):
                 while True:
                     try:
                         _, made = await loop.create_connection(
@@ -124,12 +127,16 @@ class BulkChannel(Channel):
                     else:
                         return made
         except TimeoutError:
+            if until is not None and until < patience:
+                raise errors.deadline_exceeded(
+                    f"the deadline passed before {self.target} answered: is `micro server` running?"
+                ) from None
             raise silent(self.target) from None
 
     def _left(self, exchange: _Exchange) -> None:
         """Keep its connection for another one, or end it with what is under way."""
         connection = exchange.connection
-        if exchange.ended and len(self._kept) < _IDLE:
+        if exchange.ended and connection.free and not self._closed and len(self._kept) < _IDLE:
             self._kept.append((time.monotonic(), connection))
         else:
             connection.abort()
@@ -234,11 +241,13 @@ class _Exchange:
 
 def _trusting(found: bytes | None) -> ssl.SSLContext:
     """Raises FAILED_PRECONDITION for what are no certificates."""
+    # What stands between them may be in any language. No text at all would mean the system's authorities.
+    text = None if found is None else found.decode("ascii", "ignore") or "\n"
     try:
-        # What stands between them may be in any language.
-        made = ssl.create_default_context(cadata=None if found is None else found.decode("ascii", "ignore"))
+        made = ssl.create_default_context(cadata=text)
     except ssl.SSLError as error:
-        raise errors.failed_precondition(f"MICRO_CA names a file without certificates: {error.reason}") from None
+        why = f": {error.reason}" if error.reason else ""
+        raise errors.failed_precondition(f"MICRO_CA names a file without certificates{why}") from None
     made.set_alpn_protocols(["http/1.1"])
     return made
 

@@ -4,18 +4,25 @@ once. Nothing waits in memory but what a slow side makes wait, within limits."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 MAX_HEAD = 64 << 10
-"""Bytes that the head of an answer may have, and a line between the pieces of its body."""
+"""Bytes that the head of an answer may have, with its trailer and the words that came before; and a line between the
+pieces of its body."""
 
 _WAITING = 1 << 20
 """Bytes that may wait to be sent, or to be read, before the other side has to wait."""
 
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?")
+_PROBES = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+"""Seconds of silence until the other machine is asked whether it is there, and between questions; questions."""
+
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _FIELD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[\t\x20-\x7e\x80-\xff]*")
 
@@ -35,10 +42,16 @@ def head(method: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
     return "\r\n".join((*lines, "", "")).encode("latin-1")
 
 
+def pauses(version: tuple[int, int, int]) -> bool:
+    """Whether asyncio's `writelines` of a release of Python has the protocol wait when too much is under way."""
+    return not ((3, 12) <= version < (3, 12, 9) or (3, 13) <= version < (3, 13, 2))
+
+
 class Connection(asyncio.Protocol):
     """One connection, which its loop's `create_connection` makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gather: bool = pauses(sys.version_info[:3])) -> None:
+        self._gather = gather
         self._transport: asyncio.Transport | None = None
         self._found: deque[bytes] = deque()
         self._held = 0
@@ -53,6 +66,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_WAITING)
+        if (found := transport.get_extra_info("socket")) is not None:
+            _probe(found)
 
     def data_received(self, data: bytes) -> None:
         self._found.append(data)
@@ -68,6 +83,10 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._full = False
         _wake(self._room)
+
+    def eof_received(self) -> None:
+        # The transport ends once it has sent what waits. Whoever says no more may not read that either, ever.
+        self.connection_lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
@@ -90,7 +109,13 @@ class Connection(asyncio.Protocol):
         """Send what is one after the other; returns once there is room for more. Raises BrokenError."""
         if self._closed or self._transport is None:
             raise BrokenError("the connection ended")
-        self._transport.writelines(parts)
+        # An empty one among them would never count as sent.
+        if not (parts := [part for part in parts if part]):
+            return
+        if self._gather:
+            self._transport.writelines(parts)
+        else:
+            self._transport.write(b"".join(parts))
         if self._full:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
@@ -100,9 +125,6 @@ class Connection(asyncio.Protocol):
     async def some(self) -> bytes:
         """Some bytes that arrived. Raises BrokenError."""
         if not self._found:
-            if not self._reading and self._transport is not None and not self._closed:
-                self._transport.resume_reading()
-                self._reading = True
             if not self._closed:
                 self._arrived = asyncio.get_running_loop().create_future()
                 await self._arrived
@@ -110,6 +132,10 @@ class Connection(asyncio.Protocol):
                 raise BrokenError("the connection ended before the answer did")
         found = self._found.popleft()
         self._held -= len(found)
+        # Before it is waited for: a connection that is kept has to hear that the other side hung up.
+        if not self._found and not self._reading and self._transport is not None and not self._closed:
+            self._transport.resume_reading()
+            self._reading = True
         return found
 
 
@@ -130,6 +156,7 @@ class Answer:
         self._held = b""
         self._at = 0
         self._left = 0
+        self._heads = 0
         self._chunked = False
         self._step: Callable[[], memoryview | None] = self._head
 
@@ -147,32 +174,43 @@ class Answer:
             raise BrokenError("more came than the answer has")
         return found
 
-    def _line(self, end: bytes) -> bytes | None:
+    def _line(self, end: bytes, most: int = MAX_HEAD) -> bytes | None:
         at = self._held.find(end, self._at)
+        if (at if at >= 0 else len(self._held) - len(end) + 1) - self._at > most:
+            raise BrokenError("the head of the answer is too long")
         if at < 0:
-            if len(self._held) - self._at > MAX_HEAD:
-                raise BrokenError("the head of the answer is too long")
             return None
         line, self._at = self._held[self._at : at], at + len(end)
         return line
 
+    def _lines(self, end: bytes) -> bytes | None:
+        """Of a head or a trailer, which have one limit together."""
+        if (line := self._line(end, MAX_HEAD - self._heads)) is not None:
+            self._heads += len(line)
+        return line
+
     def _head(self) -> None:
-        if (head := self._line(b"\r\n\r\n")) is None:
+        if (head := self._lines(b"\r\n\r\n")) is None:
             return
         first, *lines = head.split(b"\r\n")
         if (found := _STATUS.fullmatch(first)) is None:
             raise BrokenError("what answers does not speak HTTP")
-        if (status := int(found[1])) < 200:
+        headers = _fields(lines)
+        if (status := int(found[2])) < 200:
+            if status == 101:
+                raise BrokenError("the answer goes on in a protocol that nobody asked for")
             return  # only a word meanwhile
-        pairs = (line.decode("latin-1").partition(":") for line in lines)
-        self.headers = {name.lower(): value.strip() for name, _, value in pairs}
-        self.status = status
-        self.last = self.headers.get("connection", "").lower() == "close"
-        length = self.headers.get("content-length", "")
-        self._chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        self.headers, self.status = headers, status
+        self.last = found[1] == b"0" or "close" in _listed(headers.get("connection", "").lower())
+        self._body(headers.get("transfer-encoding"), headers.get("content-length"))
+
+    def _body(self, encoding: str | None, told: str | None) -> None:
+        """How its end is told: one way, and once."""
+        length, *others = set(_listed(told or ""))
+        self._chunked = encoding is not None and encoding.lower() == "chunked" and told is None
         if self._chunked:
             self._step = self._size
-        elif length.isascii() and length.isdigit() and len(length) < 19:
+        elif encoding is None and not others and length.isascii() and length.isdigit() and len(length) < 19:
             self._left, self.ended, self._step = int(length), int(length) == 0, self._bytes
         else:
             raise BrokenError("the answer does not say where it ends")
@@ -202,7 +240,37 @@ class Answer:
         self._step = self._size
 
     def _trailer(self) -> None:
-        self.ended = self._line(b"\r\n") == b""
+        if (line := self._lines(b"\r\n")) is None:
+            return
+        if line:
+            _fields([line])
+        self.ended = not line
+
+
+def _fields(lines: Iterable[bytes]) -> dict[str, str]:
+    """Values by name, those of one name in a list. Raises BrokenError for a line that is no field."""
+    found: dict[str, str] = {}
+    for line in lines:
+        text = line.decode("latin-1")
+        if not _FIELD.fullmatch(text):
+            raise BrokenError("a line in the head of the answer is no header")
+        name, _, value = text.partition(":")
+        name, value = name.lower(), value.strip("\t ")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+def _listed(value: str) -> list[str]:
+    return [one.strip("\t ") for one in value.split(",")]
+
+
+def _probe(found: socket.socket) -> None:
+    """Have a machine that vanished noticed. Where the system has no such option, its own times hold."""
+    with contextlib.suppress(OSError):  # of a connection that has ended already
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _PROBES:
+            if (option := getattr(socket, name, None)) is not None:
+                found.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _wake(waiting: asyncio.Future[None] | None) -> None:

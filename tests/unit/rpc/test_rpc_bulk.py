@@ -22,6 +22,7 @@ from gen.echo.v1.echo_connect import EchoClient
 from gen.echo.v1.echo_pb import CountRequest, SumRequest
 from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
+from micro.rpc import bulk
 from micro.rpc.bulk import BulkChannel
 from micro.rpc.client import Client
 from micro.rpc.envelopes import END, prefix
@@ -167,13 +168,50 @@ async def test_a_cancelled_call_ends_its_source(echo: EchoClient) -> None:
     assert ended.is_set()
 
 
-async def test_nobody_listens() -> None:
+async def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = free_address()
     client = Client(nowhere)
+    echo = client.of(EchoClient, bulk=True)
+    with pytest.raises(Error, match=f"the deadline passed before {nowhere} answered") as late:
+        await echo.sum(numbers(1), timeout_ms=150)
+    assert late.value.kind is Kind.DEADLINE_EXCEEDED
+    monkeypatch.setattr(bulk, "DEFAULT_TIMEOUT", 0.1)
     with pytest.raises(Error, match=f"nothing answers at {nowhere}") as failed:
-        await client.of(EchoClient, bulk=True).sum(numbers(1), timeout_ms=150)
+        await echo.sum(numbers(1), timeout_ms=60_000)
     assert failed.value.kind is Kind.UNAVAILABLE
     await client.close()
+
+
+async def test_a_stream_that_outlives_its_client_leaves_no_connection(target: str) -> None:
+    client = Client(target)
+    channel = client.channel(bulk=True)
+    assert isinstance(channel, BulkChannel)
+    begun, closed = asyncio.Event(), asyncio.Event()
+
+    async def waiting() -> AsyncIterator[SumRequest]:
+        yield SumRequest(number=1)
+        begun.set()
+        await closed.wait()
+        yield SumRequest(number=2)
+
+    calling = asyncio.ensure_future(client.of(EchoClient, bulk=True).sum(waiting()))  # owned: awaited below
+    await begun.wait()
+    await client.close()
+    closed.set()
+    assert (await calling).sum == 3
+    assert channel._kept == []
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", "ü".encode(), b"no certificate"])
+async def test_a_file_without_certificates_is_no_reason_to_trust_others(
+    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tmp_path / "ca.pem"
+    found.write_bytes(text)
+    monkeypatch.setenv("MICRO_CA", str(found))
+    with pytest.raises(Error, match="MICRO_CA names a file without certificates") as refused:
+        BulkChannel("https://127.0.0.1:1")
+    assert refused.value.kind is Kind.FAILED_PRECONDITION
 
 
 async def test_whoever_listens_but_breaks_off_is_unavailable() -> None:
