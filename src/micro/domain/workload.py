@@ -29,6 +29,10 @@ _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interr
 _FOREIGN = re.compile(r'^\s+File "(<frozen |[^"]*/(site-packages|lib/python3\.\d+|src/micro/(framework|rpc))/)')
 _SAID = "micro: "
 """Begins a line that says all there is to say."""
+_LIVED_ON = re.compile(r"^(internal error, id [0-9a-f]+$|.* failed at event \d+, try \d+: )")
+"""Begins what is logged of an exception that a call or an event was answered with; the process went on."""
+_CHAINED = re.compile(r"^(During handling of the above exception|The above exception was the direct cause)\b")
+_HEADER = re.compile(r"^\s*(\+ Exception Group )?Traceback \(most recent call last\):")
 _TRACEBACK = re.compile(r"^(Traceback \(most recent call last\):|\s+File \"[^\"]+\", line \d+)")
 
 
@@ -168,26 +172,33 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
     return dict(env)
 
 
-def exit_reason(exit_status: int, tail: Sequence[str], folder: str = "") -> str:
+def exit_reason(exit_status: int, tail: Sequence[str], folder: str = "", *, served: bool = False) -> str:
     """Why a process ended, in one line: the exception it died of, with file and line, else its exit status.
+
+    An exception that nobody catches ends a process with status 1. One that was answered is never the reason.
 
     Args:
         exit_status: as a shell tells it.
         tail: last lines of output.
         folder: where the service's code lies; frames in there are preferred, and told relative to it.
+        served: whether it had been ready. From then on exceptions are caught and logged, so that only one with which
+            the output ends counts.
     """
-    died = exception(tail, folder)
-    if died and exit_status < 128:
+    kept = _without_envoy(outlived(tail, served=served))
+    if exit_status == 1 and (not served or _ends_with_traceback(kept)) and (died := exception(kept, folder)):
         return died
     if exit_status > 128:
         try:
             return f"exit status {exit_status} ({signal.Signals(exit_status - 128).name})"
         except ValueError:
             return f"exit status {exit_status}"
-    last = next((line.strip() for line in reversed(story(tail) or tail) if line.strip()), "")
+    last = next((line.strip() for line in reversed(story(kept) or kept) if line.strip()), "")
     if last.startswith(_SAID):
         return last.removeprefix(_SAID)
-    return f"exit status {exit_status}: {last}" if last else f"exit status {exit_status}, without any output"
+    if last:
+        return f"exit status {exit_status}: {last}"
+    silent = not any(line.strip() for line in tail)
+    return f"exit status {exit_status}" + (", without any output" if silent else "")
 
 
 def exception(tail: Sequence[str], folder: str = "") -> str:
@@ -206,10 +217,73 @@ def exception(tail: Sequence[str], folder: str = "") -> str:
 
 
 def story(tail: Sequence[str]) -> tuple[str, ...]:
-    """The lines that a user needs of a process's last output: up to the exception it died of, without what the server
-    around the service's code said of it, and without the frames of others' code that lead to it."""
-    end = _last_exception(tail)
-    lines = tail if end is None else tail[: end + 1]
+    """The lines that a user needs of a process's last output: without the exceptions that it outlived, without what
+    the server around the service's code said, and without the frames of others' code that lead to an exception."""
+    kept = _without_envoy(outlived(tail))
+    end = _last_exception(kept)
+    if end is not None and not _more(kept, end):
+        kept = kept[: end + 1]
+    return tuple(_own_frames(kept))
+
+
+def outlived(tail: Sequence[str], *, served: bool = False) -> tuple[str, ...]:
+    """The lines without the exceptions that calls and events were answered with.
+
+    Args:
+        served: whether the process had been ready: then a traceback whose begin is not among the lines was one too.
+    """
+    kept: list[str] = []
+    index = _traceback_end(tail, 0) if served and tail and tail[0][:1].isspace() and _cut(tail) else 0
+    while index < len(tail):
+        if _LIVED_ON.match(tail[index]) and _is_header(tail, index + 1):
+            index = _traceback_end(tail, index + 1)
+        else:
+            kept.append(tail[index])
+            index += 1
+    return tuple(kept)
+
+
+def _cut(tail: Sequence[str]) -> bool:
+    """Whether the lines begin inside of a traceback."""
+    indented = itertools.takewhile(lambda line: line[:1].isspace() or not line, tail)
+    return any(_FRAME.match(line) for line in indented) and not _is_header(tail, 0)
+
+
+def _is_header(lines: Sequence[str], index: int) -> bool:
+    return index < len(lines) and _HEADER.match(lines[index]) is not None
+
+
+def _traceback_end(lines: Sequence[str], start: int) -> int:
+    """Index behind a traceback that begins, or goes on, at `start`, and behind those that are chained to it."""
+    index = start + _is_header(lines, start)
+    while index < len(lines) and (lines[index][:1].isspace() or not lines[index]):
+        index += 1
+    group = "Exception Group" in lines[start]  # its lines are all indented
+    index = min(index + (not group), len(lines))
+    chained = _behind_blank(lines, index)
+    if chained < len(lines) and _CHAINED.match(lines[chained]):
+        following = _behind_blank(lines, chained + 1)
+        return _traceback_end(lines, following) if following < len(lines) else following
+    return index
+
+
+def _behind_blank(lines: Sequence[str], index: int) -> int:
+    while index < len(lines) and not lines[index].strip():
+        index += 1
+    return index
+
+
+def _ends_with_traceback(lines: Sequence[str]) -> bool:
+    end = _last_exception(lines)
+    return end is not None and any(_is_header(lines, index) for index in range(end)) and not _more(lines, end)
+
+
+def _more(lines: Sequence[str], end: int) -> bool:
+    """Whether there is something behind an exception that does not only repeat it."""
+    return any(line.strip() and not _RAISED.match(line) for line in lines[end + 1 :])
+
+
+def _without_envoy(lines: Sequence[str]) -> list[str]:
     kept: list[str] = []
     envoy = False
     for line in lines:
@@ -218,7 +292,7 @@ def story(tail: Sequence[str]) -> tuple[str, ...]:
         envoy = continued or _FILTER.match(line) is not None
         if not envoy and not _ENVOY.match(line):
             kept.append(line)
-    return tuple(_own_frames(kept))
+    return kept
 
 
 def _own_frames(lines: Sequence[str]) -> list[str]:

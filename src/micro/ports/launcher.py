@@ -20,6 +20,7 @@ class ProcessSpec:
         cwd: working folder.
         log: file that receives the output, one JSON object a line: timestamp, level, message, instance. Rotated.
         labels: free pairs that `list` gives back, so that a restarted core service knows what it had started.
+        note: a warning for the log, before all output of the process; none when it is empty.
     """
 
     id: str
@@ -28,6 +29,7 @@ class ProcessSpec:
     cwd: Path
     log: Path
     labels: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class ProcessInfo:
 
 
 class Launcher(ABC):
-    """Each process leads its own process group; the group is what is signalled."""
+    """Each process leads its own process group; the group is what is signalled.
+
+    The log of one that ends without being stopped says so behind its output."""
 
     @abstractmethod
     async def start(self, spec: ProcessSpec) -> ProcessInfo:

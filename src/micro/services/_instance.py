@@ -25,17 +25,21 @@ _log = logging.getLogger(__name__)
 _PORT_TRIES = 3
 _PORT_TAKEN = ("address already in use", "cannot bind")
 _LEAVE_TRIES = 3
+_NOTE = 512
+"""Characters of the reason that its log tells with a restart."""
 _RECENT = 60.0
 """Seconds for which the reason of a restart is still told after the instance is ready again."""
 
 
 class Failure(Exception):  # noqa: N818 - not an error of the platform until somebody asked for the start
-    """Why an instance did not start or did not stay: one line, and the last lines of output."""
+    """Why an instance did not start or did not stay: one line, the last lines of output, and when by the monotonic
+    clock."""
 
     def __init__(self, reason: str, tail: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
         self.reason = reason
         self.tail = tail
+        self.at = time.monotonic()
 
 
 class Instance:
@@ -232,6 +236,7 @@ class Instance:
                 cwd=build.folder,
                 log=host.logs.path(wanted.key),
                 labels=self._labels(build),
+                note=self._note(),
             )
             info = await host.launcher.start(spec)
         except Error as error:
@@ -254,6 +259,12 @@ class Instance:
             return await self._host.builder.build(folder, background=not self._awaited)
         except Error as error:
             raise _told(error) from error
+
+    def _note(self) -> str:
+        """What its log says of a restart."""
+        if self._failure is None:
+            return ""
+        return f"started again, restart {self.restarts.count}, because of: {self._failure.reason[:_NOTE]}"
 
     def _environment(self, account: ServiceAccount) -> dict[str, str]:
         return {
@@ -316,7 +327,9 @@ class Instance:
         assert self._exit is not None
         info = await asyncio.shield(self._exit)
         folder = str(self._host.sources.folder(self.wanted.key, self.wanted.generation))
-        return Failure(workload.exit_reason(info.exit_status or 0, info.tail, folder), info.tail)
+        served = self._ready_at is not None
+        reason = workload.exit_reason(info.exit_status or 0, info.tail, folder, served=served)
+        return Failure(reason, workload.outlived(info.tail, served=served))
 
     async def _tail_of_the_unready(self) -> tuple[str, ...]:
         """Stop a process that never became ready, and return its last lines."""

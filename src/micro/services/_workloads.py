@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,8 @@ class Entry:
 
     Attributes:
         phase: the state of the operation it is in, where that is its state; None when its instances tell.
-        error: why the last operation failed; empty after one that did not.
+        error: why the last operation failed; empty after one that did not. Set by `blame` when it happens.
+        blamed: when that was, by the monotonic clock; 0 for what was kept by another runtime.
         lock: held by the operation that changes it.
         changes: running and waiting operations that a Delete cuts short.
         asked: instances that running and waiting updates will have.
@@ -58,6 +60,7 @@ class Entry:
     instances: list[Instance] = field(default_factory=list)
     phase: State | None = None
     error: str = ""
+    blamed: float = 0.0
     updated: str = ""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changes: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -73,12 +76,16 @@ class Entry:
 
     @property
     def told(self) -> str:
-        """Why it is not well: what the last operation said, else why an instance ended."""
-        if self.error:
+        """Why it is not well: what the last operation said, or why an instance ended; what happened last."""
+        failures = [found for instance in self.instances if (found := instance.failure) is not None]
+        failure = max(failures, key=lambda found: found.at, default=None)
+        if failure is None or (self.error and failure.at < self.blamed):
             return self.error
-        failures = (instance.failure for instance in self.instances)
-        failure = next((found for found in failures if found is not None), None)
-        return workload.told(str(self.workload), failure.reason, failure.tail) if failure else ""
+        return workload.told(str(self.workload), failure.reason, failure.tail)
+
+    def blame(self, error: str) -> None:
+        """Keep why an operation failed just now."""
+        self.error, self.blamed = error, time.monotonic()
 
     @property
     def failed(self) -> bool:
@@ -264,7 +271,8 @@ class Workloads:
             error = _answer(entry, operation)
             if entry.phase is State.PENDING and not entry.changes:
                 entry.phase = None
-                entry.error = entry.error or (error.message if error else "")
+                if error and not entry.error:
+                    entry.blame(error.message)
             entry.touch()
             for told in (begun, done):
                 if not told.done():
@@ -355,7 +363,8 @@ class Workloads:
 
     async def _undo(self, entry: Entry, error: Error, *, forget: bool) -> None:
         """After a Create that failed: no code stays, only word of why."""
-        entry.phase, entry.error = None, error.message
+        entry.phase = None
+        entry.blame(error.message)
         await self._host.sources.remove(entry.workload.key)
         if forget:
             self._entries.pop(entry.workload.key, None)
@@ -394,9 +403,9 @@ class Workloads:
 
     async def _tell_failed_update(self, entry: Entry, old: Workload, error: Exception, account: str) -> None:
         if isinstance(error, Error):
-            entry.error = error.message
+            entry.blame(error.message)
         else:
-            entry.error = f"unexpected {type(error).__name__}; see `micro logs runtime`"
+            entry.blame(f"unexpected {type(error).__name__}; see `micro logs runtime`")
         self._host.tell(old, "update.failed", reason=entry.error.partition("\n")[0], by=account)
         try:
             await self._put(entry, replace(old, error=entry.error))

@@ -165,10 +165,35 @@ def test_what_envoy_says_of_its_filters_is_left_out_also_without_an_exception() 
     )
 
 
-@given(st.integers(0, 255), st.lists(st.text(max_size=60), max_size=40))
-def test_any_end_is_told_in_one_line(status: int, tail: list[str]) -> None:
+ANSWERED = (
+    "internal error, id 87f3d8983a7d",
+    "Traceback (most recent call last):",
+    '  File "/srv/hello/main.py", line 26, in deep',
+    '    {}["a"]',
+    "KeyError: 'a'",
+    "",
+    "During handling of the above exception, another exception occurred:",
+    "",
+    "Traceback (most recent call last):",
+    '  File "/srv/hello/main.py", line 28, in deep',
+    '    raise KeyError("b")',
+    "KeyError: 'b'",
+)
+DIED = (
+    "Traceback (most recent call last):",
+    '  File "/srv/hello/main.py", line 9, in go',
+    "    raise OSError('gone')",
+    "OSError: gone",
+)
+LINES = st.text(max_size=60) | st.sampled_from(
+    [*ANSWERED, *DIED, "  + Exception Group Traceback (most recent call last):"]
+)
+
+
+@given(st.integers(0, 255), st.lists(LINES, max_size=40), st.booleans())
+def test_any_end_is_told_in_one_line(status: int, tail: list[str], served: bool) -> None:
     lines = [line for text in tail for line in text.splitlines()]
-    reason = workload.exit_reason(status, lines, "/srv")
+    reason = workload.exit_reason(status, lines, "/srv", served=served)
     assert reason
     assert len(reason.splitlines()) == 1
 
@@ -224,6 +249,46 @@ def test_one_line_that_says_all_is_the_reason() -> None:
         "hello from main",
     ]
     assert workload.told("hello", "exit status 1: no database", ["no database"]) == "hello: exit status 1: no database"
+
+
+@pytest.mark.parametrize("status", [1, 3])
+def test_an_exception_that_a_call_was_answered_with_ended_nothing(status: int) -> None:
+    for tail in (ANSWERED, ("hello", *ANSWERED)):
+        reason = workload.exit_reason(status, tail, "/srv/hello", served=True)
+        assert reason == f"exit status {status}" + (": hello" if tail[0] == "hello" else "")
+        assert "KeyError" not in workload.told("hello", reason, tail)
+    assert workload.exit_reason(status, [*ANSWERED, "no space left"]) == f"exit status {status}: no space left"
+
+
+def test_an_exception_of_an_event_s_handler_ended_nothing() -> None:
+    tail = ["orders failed at event 7, try 2: KeyError", *ANSWERED[1:], "bye"]
+    assert workload.exit_reason(1, tail, served=True) == "exit status 1: bye"
+    assert workload.outlived([tail[0], "bye"]) == (tail[0], "bye")
+
+
+def test_an_exception_group_that_was_answered_is_left_out_to_its_end() -> None:
+    group = ["  + Exception Group Traceback (most recent call last):", '  |   File "a.py", line 1, in f', "  +----"]
+    assert workload.outlived([ANSWERED[0], *group, "next"]) == ("next",)
+
+
+def test_only_status_one_is_that_of_an_exception() -> None:
+    assert workload.exit_reason(1, DIED, "/srv/hello", served=True) == "OSError: gone (main.py, line 9)"
+    assert workload.exit_reason(1, [*ANSWERED, *DIED], "/srv/hello") == "OSError: gone (main.py, line 9)"
+    assert workload.exit_reason(3, DIED, "/srv/hello") == "exit status 3: OSError: gone"
+
+
+def test_what_was_logged_before_the_last_words_of_a_service_that_ran_is_not_what_ended_it() -> None:
+    tail = [*DIED, "out of ideas"]
+    assert workload.exit_reason(1, tail, "/srv/hello", served=True) == "exit status 1: out of ideas"
+    assert workload.exit_reason(1, tail, "/srv/hello") == "OSError: gone (main.py, line 9)"
+    assert workload.story(tail) == tuple(tail)
+
+
+def test_a_traceback_whose_begin_is_lost_ended_only_what_never_ran() -> None:
+    tail = ANSWERED[3:]
+    assert workload.exit_reason(1, ANSWERED[2:], "/srv/hello", served=True) == "exit status 1"
+    assert workload.outlived(ANSWERED[2:], served=True) == ()
+    assert workload.exit_reason(1, tail, "/srv/hello") == "KeyError: 'b' (main.py, line 28)"
 
 
 @pytest.mark.parametrize("env", [{"MICRO_X": "1"}, {"": "1"}, {"A B": "1"}, {"A": "\0"}, {"1A": ""}])

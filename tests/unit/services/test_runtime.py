@@ -197,6 +197,33 @@ async def test_a_service_that_crashes_again_and_again_waits_longer_and_says_why(
     assert await world.read() == []
 
 
+async def test_the_reason_of_a_crash_is_not_an_exception_that_a_call_was_answered_with(world: World) -> None:
+    await world.create()
+    [dead] = world.launcher.running
+    traceback = ("Traceback (most recent call last):", '  File "main.py", line 1, in call', "KeyError: 'a'")
+    world.launcher.end(dead, 3, "internal error, id 87f3d8983a7d", *traceback)
+    seen = await world.until(lambda service: service.instances[0].restarts == 1)
+    assert seen.error == "hello: exit status 3"
+    notes = [spec.note for spec in world.launcher.started]
+    assert notes == ["", "started again, restart 1, because of: exit status 3"]
+
+
+async def test_of_a_failed_update_and_a_crash_the_later_one_is_told(world: World) -> None:
+    await world.create()
+    with pytest.raises(Error) as first:
+        await world.update("crash")
+    assert (await world.one()).error == first.value.message
+    [dead] = world.launcher.running
+    world.launcher.end(dead, 3, "no space left")
+    seen = await world.until(
+        lambda service: service.instances[0].status == Status.RUNNING and service.error[:7] == "hello: "
+    )
+    assert seen.error == "hello: exit status 3: no space left"
+    with pytest.raises(Error) as second:
+        await world.update("crash")
+    assert (await world.one()).error == second.value.message
+
+
 async def test_update_starts_the_new_before_it_ends_the_old(world: World) -> None:
     [old] = (await world.create()).service.instances
     [new] = (await world.update("better")).service.instances

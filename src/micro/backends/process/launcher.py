@@ -52,6 +52,7 @@ class _Process:
     transport: asyncio.ReadTransport
     ended: asyncio.Event
     started: int | None
+    stopping: bool = False
     exit_status: int | None = None
 
     def info(self) -> ProcessInfo:
@@ -98,6 +99,7 @@ class LocalLauncher(Launcher):
         running = self._processes.get(process_id)
         if running is None:
             return
+        running.stopping = True
         proc.signal_group(running.process.pid, signal.SIGTERM)
         try:
             async with asyncio.timeout(grace):
@@ -169,6 +171,8 @@ class LocalLauncher(Launcher):
             raise
         finally:
             os.close(writing)
+        if spec.note:
+            output.lines.note("warning", spec.note)
         transport, _ = await loop.connect_read_pipe(lambda: output, file)
         return _Process(spec, process, output, transport, asyncio.Event(), proc.start_time(process.pid))
 
@@ -183,6 +187,8 @@ class LocalLauncher(Launcher):
                 await running.output.closed.wait()
         running.transport.close()
         running.output.lines.end()
+        if not running.stopping:
+            running.output.lines.note("error", _ended(code))
         self._logs.release(running.spec.log)
         running.exit_status = code if code >= 0 else 128 - code
         del self._processes[running.spec.id]
@@ -219,6 +225,10 @@ def _die_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return prepare
+
+
+def _ended(code: int) -> str:
+    return f"ended: exit status {code}" if code >= 0 else f"ended: killed by signal {-code}"
 
 
 def _cannot_start(spec: ProcessSpec, error: Exception) -> str:

@@ -37,6 +37,7 @@ class RemoteLauncher(Launcher):
                 "cwd": str(spec.cwd),
                 "log": str(spec.log),
                 "labels": dict(spec.labels),
+                "note": spec.note,
             },
         }
         return decode(await self._call(request))

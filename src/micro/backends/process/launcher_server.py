@@ -129,4 +129,5 @@ def _spec(found: dict[str, Any]) -> ProcessSpec:
         cwd=Path(found["cwd"]),
         log=Path(found["log"]),
         labels={str(key): str(value) for key, value in found["labels"].items()},
+        note=str(found.get("note", "")),
     )

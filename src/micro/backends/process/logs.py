@@ -179,6 +179,10 @@ class Lines:
             self._emit([self._rest])
             self._rest = b""
 
+    def note(self, level: str, message: str) -> None:
+        """Write what is said of the process, not by it."""
+        self._writer.write(self._instance, [(level, message)])
+
     def _emit(self, raw: list[bytes]) -> None:
         lines = [parse(line[:MAX_LINE].decode(errors="replace").rstrip("\r")) for line in raw]
         lines = [(level, message) for level, message in lines if message.strip()]

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,8 +151,30 @@ async def test_output_of_a_crash_is_complete(launcher: LocalLauncher, tmp_path: 
     await launcher.start(spec(tmp_path, code))
     ended = await asyncio.wait_for(anext(watch), 30)
     assert (ended.exit_status, ended.tail[-1]) == (3, "last words")
-    messages = [record.message for record in LogFile(tmp_path / "x.log").read(10)]
-    assert messages == ["x" * 65_536, "last words"]
+    records = LogFile(tmp_path / "x.log").read(10)
+    assert [record.message for record in records] == ["x" * 65_536, "last words", "ended: exit status 3"]
+    assert (records[-1].level, records[-1].instance) == ("error", ended.id)
+
+
+async def test_the_log_says_of_a_process_what_it_cannot_say_itself(launcher: LocalLauncher, tmp_path: Path) -> None:
+    code = "import time; print('up', flush=True); time.sleep(600)"
+    watch = launcher.watch()
+    await launcher.start(spec(tmp_path, "import time; time.sleep(600)", "keeper"))
+    await anext(watch)
+    started = await launcher.start(replace(spec(tmp_path, code), note="started again"))
+    async with asyncio.timeout(30):
+        async for record in LogFile(tmp_path / "x.log").follow(100):
+            if record.message == "up":
+                break
+    os.kill(started.pid, signal.SIGKILL)
+    ended = await asyncio.wait_for(anext(watch), 30)
+    assert (ended.exit_status, ended.tail) == (137, ("up",))
+    await launcher.stop("keeper")
+    assert [(record.level, record.message) for record in LogFile(tmp_path / "x.log").read(10)] == [
+        ("warning", "started again"),
+        ("info", "up"),
+        ("error", "ended: killed by signal 9"),
+    ], "and no word of the one that was stopped"
 
 
 async def test_a_missing_folder_is_named(launcher: LocalLauncher, tmp_path: Path) -> None:
@@ -211,6 +234,13 @@ class TestRemote:
             assert await asyncio.wait_for(again, 30) == started
             await launcher.stop("one")
             assert (await asyncio.wait_for(anext(watch), 30)).exit_status == 143
+
+    async def test_a_note_reaches_the_log(self, launcher: LocalLauncher, socket: Path, tmp_path: Path) -> None:
+        async with AsyncExitStack() as stack:
+            await LauncherServer(launcher, socket).start(stack)
+            asked = replace(spec(tmp_path, "import time; time.sleep(600)"), note="started again")
+            await RemoteLauncher(socket).start(asked)
+            assert await said(tmp_path / "x.log") == "started again"
 
     async def test_a_call_waits_for_a_server_that_is_not_there_yet(self, launcher: LocalLauncher, socket: Path) -> None:
         asking = asyncio.ensure_future(RemoteLauncher(socket).list())
