@@ -16,6 +16,11 @@ class HelpWantedError(Exception):
     """Carries the text of a command's help."""
 
 
+def _long(action: argparse.Action) -> list[str]:
+    """The long names of a flag, the one that help shows first."""
+    return [name for name in action.option_strings if name.startswith("--")]
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=WIDTH)
@@ -25,7 +30,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         if not action.option_strings:
             return super()._format_action_invocation(action)
         short = [name for name in action.option_strings if len(name) == 2][:1]
-        long = [name for name in action.option_strings if name.startswith("--")][:1]
+        long = _long(action)[:1]
         value = "" if action.nargs == 0 else f" {self._format_args(action, action.dest.upper())}"
         return ("" if short else "    ") + ", ".join(short + long) + value
 
@@ -87,22 +92,26 @@ class Parser(argparse.ArgumentParser):
         """
         # Made now: parsing intermixed hides the arguments for a while, and --help is found in it.
         self.usage = " ".join([self.prog, *self.positionals(), "[--flags]"])
-        # argparse would take a list of words for ended at the first flag.
-        listed = any(one.nargs == "*" for one in self._positionals._group_actions)
-        parse = self.parse_known_intermixed_args if listed else self.parse_known_args
-        args, unknown = parse(list(words))
+        args, unknown = self.parse_known_args(list(words))
+        if unknown and any(one.nargs in ("*", "?") for one in self._positionals._group_actions):
+            # argparse takes a list of words, or the lack of one that may be left out, for ended at the first flag.
+            args, unknown = self.parse_known_intermixed_args(list(words))
         if not unknown:
             return args
         flag = unknown[0].partition("=")[0]
         if flag.startswith("-") and flag.strip("-"):
-            near = failures.closest(flag, self.options())
+            near = self._shown(failures.closest(flag, self.options()))
             hint = f"did you mean {near}?" if near else f"see: {self.prog} --help"
             raise failures.UsageError(f"unknown flag {flag}: {hint}")
         raise failures.UsageError(f"unexpected {unknown[0]!r}: see: {self.prog} --help")
 
+    def _shown(self, flag: str) -> str:
+        """A flag as help spells it; empty for none."""
+        return _long(self._option_string_actions[flag])[0] if flag else ""
+
     def error(self, message: str) -> NoReturn:
         message = message.replace("the following arguments are required:", "missing").removeprefix("argument ")
-        message = re.sub(r"^(-\w)/(--[\w-]+)\S*:", r"\2:", message)
+        message = re.sub(r"^(?:-\w/)?(--[\w-]+)\S*:", r"\1:", message)
         message = re.sub(r"(\S+): invalid choice: (.*) \(choose from (.*)\)", r"\1 takes one of \3, not \2", message)
         message = re.sub(r"^(\S+): (takes|expected)", r"\1 \2", message).replace(
             "expected one argument", "needs a value"

@@ -226,26 +226,54 @@ def watch(
 ) -> None:
     """Update the service each time its files changed; a failure is shown once and the old code goes on serving.
 
+    What was saved while the server is away is taken in as soon as it answers again.
+
     Args:
         workload: what runs.
         path: the folder.
         archive: what was uploaded last.
-        changes: yields each time that something was saved.
+        changes: yields each time that something was saved, and something empty now and then when nothing was.
         session: gives the way and the streams.
         shown: the failure that the user has seen last.
     """
-    for _ in changes:
+    taken, waiting, ours = archive.data, False, session.environment.trusted
+    for saved in changes:
+        if not (_answers(workload.reference, session, ours=ours) if waiting else saved):
+            continue
+        back, waiting = waiting, False
         try:
             fresh = pack.pack(path)
-            if fresh.data == archive.data:
+            if fresh.data == taken:
                 continue
-            archive = fresh
+            taken = fresh.data
             update(workload, fresh, session)
         except Error as error:
-            text = str(error)
+            waiting = _away(error, session)
+            text = f"{error}; this goes on when it answers again" if waiting else str(error)
+            # Whether it has taken in what was sent last, nobody can say.
+            taken = b"" if waiting else taken
             if text != shown:
                 session.err.line(session.err.styled("✘ ", "red") * session.err.colour + text)
             shown = text
         else:
             shown = ""
-            session.out.line(f"{session.out.styled('✓ ', 'green') * session.out.colour}{workload.reference} updated")
+            said = f"{workload.reference} updated{': the server is back' if back else ''}"
+            session.out.line(f"{session.out.styled('✓ ', 'green') * session.out.colour}{said}")
+
+
+def _away(error: Error, session: Session) -> bool:
+    """Whether an update failed for want of the server, or of one that has come far enough to know who asks."""
+    if error.kind in (Kind.UNAUTHENTICATED, Kind.PERMISSION_DENIED):
+        return not session.environment.trusted
+    return failures.passes(error) and not isinstance(error, failures.NoServiceError)
+
+
+def _answers(reference: plan.Reference, session: Session, *, ours: bool) -> bool:
+    """Whether the server can be asked again; where it was this home's, no other will do."""
+    if ours and not session.environment.trusted:
+        return False
+    try:
+        session.platform.read(reference.name, reference.version)
+    except Error as error:
+        return not _away(error, session)
+    return True

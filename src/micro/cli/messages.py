@@ -13,21 +13,23 @@ from micro.cli.session import Session
 _HEX_BYTES = 20
 
 
-def given(word: str | None, name: str, session: Session) -> bytes:
-    """What is to be sent: the text that was typed, the bytes of @FILE, or of standard input for "-" and a pipe.
+def given(word: str | None, name: str, session: Session, *, after: str = "topic", do: str = "send") -> bytes:
+    """What is to be sent or kept: the text that was typed, the bytes of @FILE, or of standard input for "-" and a pipe.
 
     Args:
         name: what the argument is called: "PAYLOAD".
+        after: which argument comes before it.
+        do: what is done with it.
 
     Raises:
         UsageError: there is nothing, or the file cannot be read. What is to be empty is typed as '' or is a file.
     """
     if word is None and session.stdin.isatty():
-        raise failures.UsageError(f"{name} is missing: type it after the topic, name a @FILE, or pipe it in")
+        raise failures.UsageError(f"{name} is missing: type it after the {after}, name a @FILE, or pipe it in")
     if word in (None, "-"):
         data = copying.piped(session)
         if not data:
-            raise failures.UsageError(f"{name} is empty: nothing came on standard input; to send nothing, type ''")
+            raise failures.UsageError(f"{name} is empty: nothing came on standard input; to {do} nothing, type ''")
         return data
     if not word.startswith("@"):
         return word.encode("utf-8", "surrogateescape")

@@ -42,6 +42,11 @@ class Console:
         self.stream.write(text + "\n")
         self.stream.flush()
 
+    def note(self, text: str) -> None:
+        """Write a line that helps who sits before a terminal; nothing anywhere else."""
+        if self.terminal:
+            self.line(self.styled(text, "dim"))
+
     def cut(self, text: str) -> str:
         """The text as far as it fits on one line of the terminal; whole anywhere else."""
         if not self.terminal:

@@ -77,6 +77,13 @@ class Platform:
         found = self._call("runtime", "micro.runtime.v1.Runtime/Read", request, timeout)
         return list(found.get("services", []))
 
+    def nearest(self, name: str, more: Iterable[str] = ()) -> str:
+        """The service that was probably meant by a name which none has, empty for none; `more` are known besides."""
+        known = set(more)
+        with contextlib.suppress(Error):
+            known.update(str(one.get("name", "")) for one in self.read())
+        return failures.closest(name, sorted(known - {"", name}))
+
     def delete(self, name: str, version: str) -> None:
         self._call("runtime", "micro.runtime.v1.Runtime/Delete", self._scoped(name=name, version=version), WAIT)
 

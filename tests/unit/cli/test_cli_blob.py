@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from fake_store import FakeStore
-from shell import Result, Shell
+from shell import Result, Screen, Shell
+from test_cli_store import Pipe
+
+from micro.cli import app
+from micro.cli.platform import PIECE, Platform
+from micro.rpc.gen.micro.store.v1 import store_pb as pb
 
 
 @pytest.fixture
@@ -47,6 +52,32 @@ def test_what_is_known_of_a_blob_is_shown_for_people_and_for_programs(micro: She
     found = json.loads(micro("blob", "stat", "photos/ann.png", "-o", "json").out)
     assert (found["size"], found["public"], found["metadata"]) == (1500, True, {"by": "ann"})
     assert found["modified"].endswith("+00:00"), "a time, as in all other listings"
+
+
+def test_an_empty_pipe_is_refused_and_an_empty_file_is_kept(
+    micro: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in ([], ["-"]):
+        err = Screen()
+        assert app.run(["blob", "write", "notes", *words], Pipe(), Screen(), err, micro.environ) == 2
+        hint = "to keep an empty blob, name an empty file"
+        assert err.getvalue() == f"micro: FILE is empty: nothing came on standard input; {hint}\n"
+    assert json.loads(micro("blob", "stat", "notes", "-o", "json").out)["size"] == 5
+    sent: list[bytes] = []
+
+    def take(_: Platform, __: str, messages: Iterable[bytes], ___: float) -> Iterator[bytes]:
+        sent[:] = [pb.BlobStoreWriteRequest.from_binary(one).data for one in messages][1:]
+        yield pb.BlobStoreWriteResponse(blob=pb.Blob(key="k")).to_binary()
+
+    monkeypatch.setattr(Platform, "blob_stream", take)
+    (tmp_path / "empty").touch()
+    for words, stdin, pieces in (
+        ([str(tmp_path / "empty")], b"", []),
+        ([], b"x" * (PIECE + 1), [b"x" * PIECE, b"x"]),
+        (["-"], b"y", [b"y"]),
+    ):
+        assert app.run(["blob", "write", "k", *words], Pipe(stdin), Screen(), Screen(), micro.environ) == 0
+        assert sent == pieces
 
 
 def test_deleting_says_nothing_or_that_there_was_nothing(micro: Shell) -> None:

@@ -91,6 +91,9 @@ FAILURES: list[tuple[list[str], int, str]] = [
     (["--bogus"], 2, "micro: unknown flag --bogus: see: micro --help\n"),
     (["--env"], 2, "micro: --env needs a name: type --env NAME\n"),
     (["services", "--outptu=json"], 2, "micro: unknown flag --outptu: did you mean --output?\n"),
+    (["server", "--api-adress", "x"], 2, "micro: unknown flag --api-adress: did you mean --api-address?\n"),
+    (["server", "--tls_certs", "x"], 2, "micro: unknown flag --tls_certs: did you mean --tls-cert?\n"),
+    (["server", "--api_address"], 2, "micro: --api-address needs a value; see: micro server --help\n"),
     (["services", "users", "extra"], 2, "micro: unexpected 'extra': see: micro services --help\n"),
     (["services", "nope"], 4, "micro: service 'nope' not found in namespace 'micro': see micro services\n"),
 ]  # fmt: skip

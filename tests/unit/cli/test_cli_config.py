@@ -138,6 +138,8 @@ def test_a_watch_prints_each_value(config: ConfigShell) -> None:
     config.ok("set", "a", '"the end"')
     done = config("watch", "a")
     assert (done.code, done.out) == (2, '"the end"\n')
+    assert "watching" not in done.err
+    assert "watching a; Ctrl-C ends" in config("watch", "a", terminal=True).err
 
 
 def test_keys_are_rotated(config: ConfigShell) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from fake_platform import FakePlatform, Refusal, endpoint, message, value
-from shell import Screen, Shell
+from shell import Shell
 
-from micro.cli import deploying, environment, pack, plan, tracebacks, view
+from micro.cli import deploying, environment, plan, tracebacks, view
 from micro.cli.platform import Platform
 from micro.cli.session import Session
 from micro.cli.transport import Address
@@ -482,29 +482,15 @@ def test_health_gives_up_in_the_end(lonely: Shell) -> None:
     assert (result.code, result.out) == (4, "")
 
 
-def test_watching_takes_each_change_live_and_shows_a_failure_once(
-    micro: Shell, platform: FakePlatform, folder: Path
-) -> None:
+def test_a_name_that_is_nearly_a_services_is_told(micro: Shell, folder: Path) -> None:
     micro("run", str(folder))
-    out, err = Screen(), Screen()
-    session = Session(Screen(), out, err, micro.environ)
-    workload = plan.Workload(plan.Reference("helloworld"), "micro", str(folder))
-
-    def edits() -> object:
-        (folder / "main.py").write_text("nonsense\n")
-        platform.fail_start = BROKEN
-        yield "broken"
-        (folder / "main.py").write_text("nonsense # still\n")
-        yield "broken the same way"
-        platform.fail_start = ""
-        (folder / "main.py").write_text("fine\n")
-        yield "mended"
-        yield "saved, nothing changed"
-
-    deploying.watch(workload, folder, pack.pack(folder), edits(), session)  # type: ignore[arg-type]
-    assert out.getvalue() == "helloworld updated\n"
-    assert err.getvalue().count("helloworld did not start: main.py:3: NameError: name 'nonsense' is not defined") == 1
-    assert err.getvalue().count("the old code of helloworld keeps serving") == 1
+    for words in (["status", "helloword"], ["logs", "helloword"], ["kill", "helloword"], ["status", "-w", "helloword"]):
+        result = micro(*words)
+        assert (result.code, result.out) == (4, "")
+        assert result.err == "micro: service 'helloword' is not running: did you mean helloworld?\n"
+    assert micro("logs", "registy").err.endswith("did you mean registry?\n")
+    for words in (["status", "nope"], ["logs", "nope"], ["status", "helloworld@v9"], ["kill", "nope"]):
+        assert "did you mean" not in micro(*words).err
 
 
 @pytest.mark.parametrize(

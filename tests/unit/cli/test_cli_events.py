@@ -118,7 +118,7 @@ def test_what_is_published_is_read_back_whatever_it_is(micro: Shell, tmp_path: P
 
 def test_a_dedup_id_publishes_once(micro: Shell) -> None:
     assert micro("events", "publish", "t", "x", "--dedup-id", "d").out == "event 1 of t\n"
-    assert micro("events", "publish", "t", "x", "--dedup-id", "d").out == "event 1 of t, published before\n"
+    assert micro("events", "publish", "t", "--dedup-id", "d", "x").out == "event 1 of t, published before\n"
     told = json.loads(micro("events", "publish", "t", "x", "--dedup-id=d", "-o", "json").out)
     assert (told["offset"], told["duplicate"], len(told["id"]) > 8) == (1, True, True)
 

@@ -15,6 +15,7 @@ from fake_store import FakeStore
 from shell import Result, Screen, Shell
 
 from micro.cli import app
+from micro.cli.session import Session
 
 ODD = bytes(range(256))
 
@@ -53,7 +54,7 @@ def piped(micro: Shell, *words: str, stdin: bytes = b"") -> bytes:
 
 
 def test_a_value_is_written_and_read(micro: Shell) -> None:
-    assert micro("store", "write", "ann", "hello", "there") == micro("store", "write", "bob", "2", "--expiry", "90s")
+    assert micro("store", "write", "ann", "hello there") == micro("store", "write", "bob", "2", "--expiry", "90s")
     assert micro("store", "read", "ann").out == "hello there\n"
     assert micro("store", "read", "--prefix", "").out == "hello there\n2\n"
     shown = micro("store", "read", "--prefix=", "-v").out.splitlines()
@@ -93,6 +94,40 @@ def test_values_come_from_files_and_pipes_as_they_are(micro: Shell, tmp_path: Pa
         assert piped(micro, "store", "read", key, "-o", "raw") == ODD
     assert piped(micro, "store", "read", "file") == ODD + b"\n"
     assert micro("store", "read", "file", "-v").out.splitlines()[1].split()[1] == f"0x{ODD[:20].hex()}…"
+
+
+def test_nothing_is_kept_only_where_it_is_said(micro: Shell, tmp_path: Path) -> None:
+    micro("store", "write", "k", "before")
+    assert micro("store", "write", "k").code == 2
+    assert micro("store", "read", "k").out == "before\n"
+    assert micro("store", "write", "k", "").code == 0
+    assert micro("store", "read", "k", "-o", "raw").out == ""
+    (tmp_path / "empty").touch()
+    assert micro("store", "write", "k", f"@{tmp_path}/empty") == Result(0, "", "")
+
+
+def test_a_value_lives_as_long_as_was_said_and_may_stand_behind_that(micro: Shell) -> None:
+    for flag in ("--expiry", "--ttl"):
+        assert micro("store", "write", "k", flag, "1h", "x") == Result(0, "", "")
+        assert "expires" in json.loads(micro("store", "read", "k", "-o", "json").out)[0]
+    assert "also --ttl" in micro("store", "write", "--help").out
+
+
+def test_a_terminal_is_told_what_is_watched(micro: Shell, state: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(state, "stream", lambda path, requests: iter([{"revision": "1"}, {"revision": "2"}]))
+    monkeypatch.setattr(Session, "sleep", leave)
+    micro.environ["NO_COLOR"] = "1"
+    for words, told in (
+        ([], "watching all keys of table micro; Ctrl-C ends\n"),
+        (["a", "-t", "many"], "watching 'a' of table many; Ctrl-C ends\n"),
+        (["-p", "a/"], "watching keys that begin with 'a/' of table micro; Ctrl-C ends\n"),
+        (["-p"], "watching all keys of table micro; Ctrl-C ends\n"),
+    ):
+        assert micro("store", "watch", *words, terminal=True) == Result(130, "", told)
+        assert micro("store", "watch", *words) == Result(130, "", "")
 
 
 def test_a_terminal_is_shown_text_that_does_nothing_to_it(micro: Shell) -> None:
@@ -263,8 +298,12 @@ FAILURES: list[tuple[list[str], int, str]] = [
     (["read"], 2, "KEY is missing: type micro store read KEY, or --prefix for all"),
     (["read", "a", "--prefix=b"], 2, "two prefixes, 'a' and 'b': give one"),
     (["read", "k", "--limit", "-1"], 2, "--limit takes a number, 0 or more, not '-1'; see: micro store read --help"),
-    (["write", "k", "v", "--expiry", "soon"], 2, "'soon' is not a duration: give for example 500ms, 5s or 2m"),
-    (["write", "k", "@/nowhere"], 2, "cannot read /nowhere: No such file or directory; a value that begins with @ is piped in"),
+    (["write", "k", "v", "--expiry", "soon"], 2, "--expiry takes a time such as 500ms, 10s or 2h, not 'soon'; see: micro store write --help"),
+    (["write", "k", "v", "--ttl=5x"], 2, "--expiry takes a time such as 500ms, 10s or 2h, not '5x'; see: micro store write --help"),
+    (["write", "k", "two", "words"], 2, "unexpected 'words': see: micro store write --help"),
+    (["write", "k"], 2, "VALUE is empty: nothing came on standard input; to keep nothing, type ''"),
+    (["write", "k", "-"], 2, "VALUE is empty: nothing came on standard input; to keep nothing, type ''"),
+    (["write", "k", "@/nowhere"], 2, "cannot read /nowhere: No such file or directory; text that begins with @ is piped in"),
     (["write", "", "v"], 2, "the key is empty"),
     (["write", "k", "v", "-t", ".locks"], 2, "table '.locks' is the platform's own: use a name that begins with a letter or a digit"),
     (["delete", "k", "--if-version", "7"], 1, "'k' of table micro is not there, not version 7: read it again and decide anew"),

@@ -84,16 +84,22 @@ def _write(args: argparse.Namespace, session: Session) -> int:
     )
     head = pb.BlobStoreWriteRequest(key=args.key, options=options)
 
-    def messages(file: BinaryIO, meter: _Meter) -> Iterator[bytes]:
+    def messages(first: bytes, file: BinaryIO, meter: _Meter) -> Iterator[bytes]:
         yield head.to_binary()
-        while piece := file.read(PIECE):
+        piece = first
+        while piece:
             meter.add(len(piece))
             yield pb.BlobStoreWriteRequest(data=piece).to_binary()
+            piece = file.read(PIECE)
 
     with _source(args.file, session) as (file, size):
+        first = file.read(PIECE)
+        if not first and args.file == "-":
+            hint = "to keep an empty blob, name an empty file"
+            raise failures.UsageError(f"FILE is empty: nothing came on standard input; {hint}")
         meter = _Meter(session, "sent", size)
         try:
-            answers = list(session.platform.blob_stream("Write", messages(file, meter), _PATIENCE))
+            answers = list(session.platform.blob_stream("Write", messages(first, file, meter), _PATIENCE))
         finally:
             meter.end()
     blob = _told(pb.BlobStoreWriteResponse.from_binary(answers[-1]).blob or pb.Blob())

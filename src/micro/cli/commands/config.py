@@ -71,6 +71,8 @@ def _watch(args: argparse.Namespace, session: Session) -> int:
     while True:
         try:
             for answer in session.platform.config_watch(request):
+                if told is None:
+                    session.err.note(f"watching {args.key or 'all values'}; Ctrl-C ends")
                 if _data(answer) != told:
                     told = _data(answer)
                     session.out.line(told)

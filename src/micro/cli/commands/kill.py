@@ -55,7 +55,9 @@ def _meant(text: str, everything: bool, session: Session) -> list[plan.Reference
     found = session.platform.read(reference.name)
     running = [plan.Reference(reference.name, str(one.get("version", ""))) for one in found]
     if not running:
-        raise failures.NoServiceError(f"service {text!r} is not running: see micro status")
+        near = session.platform.nearest(reference.name)
+        hint = f"did you mean {near}?" if near else "see micro status"
+        raise failures.NoServiceError(f"service {text!r} is not running: {hint}")
     if len(running) > 1 and not everything:
         listed = ", ".join(f"{one.name}@{one.version}" for one in running)
         raise failures.UsageError(f"service {text!r} runs as {listed}: type micro kill {text}@VERSION, or add --all")

@@ -10,6 +10,7 @@ from micro.cli import failures, plan, view
 from micro.cli.commands import run as run_command
 from micro.cli.output import Console
 from micro.cli.session import Session
+from micro.domain import names
 
 _STYLES = {"error": "red", "critical": "red", "warning": "yellow", "debug": "dim"}
 
@@ -33,6 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     reference = plan.reference(args.name, args.version)
+    try:
+        return _print(reference, args, session)
+    except failures.NoServiceError:
+        near = session.platform.nearest(reference.name, names.CORE_SERVICES)
+        if not near:
+            raise
+        raise failures.NoServiceError(f"service {args.name!r} is not running: did you mean {near}?") from None
+
+
+def _print(reference: plan.Reference, args: argparse.Namespace, session: Session) -> int:
     records: Iterable[dict[str, Any]] = session.platform.logs(
         reference.name, reference.version, args.lines, args.follow
     )

@@ -106,6 +106,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
 
 
 def _saved(path: Path) -> Iterator[object]:
+    """What was saved; nothing every two seconds in which nothing was."""
     import watchfiles
 
-    return watchfiles.watch(path, debounce=300, step=30, raise_interrupt=True)
+    return watchfiles.watch(path, debounce=300, step=30, rust_timeout=2000, yield_on_timeout=True, raise_interrupt=True)

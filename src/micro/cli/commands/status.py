@@ -47,7 +47,9 @@ def _read(args: argparse.Namespace, session: Session, *, gone: bool = False) -> 
         name, version = plan.reference(args.name).name, args.name.partition("@")[2]
     services = session.platform.read(name, version)
     if args.name and not services and not gone:
-        raise failures.NoServiceError(f"service {args.name!r} is not running: see micro status, or start it: micro run")
+        near = session.platform.nearest(name)
+        hint = f"did you mean {near}?" if near else "see micro status, or start it: micro run"
+        raise failures.NoServiceError(f"service {args.name!r} is not running: {hint}")
     return services
 
 

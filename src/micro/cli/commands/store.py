@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from micro.cli import copying, failures, flags, records
+from micro.cli import copying, failures, flags, messages, records
 from micro.cli.actions import Action, add_output
 from micro.cli.session import Session
 from micro.domain.errors import Error
@@ -193,10 +192,14 @@ def _tables(args: argparse.Namespace, session: Session) -> int:
 def _write_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY", help="up to 1,024 bytes")
     parser.add_argument(
-        "value", metavar="VALUE", nargs="*", help="text; @FILE for what is in a file, - or a pipe for standard input"
+        "value", metavar="VALUE", nargs="?", help="text; @FILE for what is in a file, - or a pipe for standard input"
     )
     parser.add_argument(
-        "--expiry", "--ttl", metavar="TIME", default="", help="how long it lives: 500ms, 10s, 2h [for ever]"
+        "--expiry",
+        "--ttl",
+        metavar="TIME",
+        type=_lifetime,
+        help="how long it lives: 500ms, 10s, 2h [for ever]; also --ttl",
     )
     _condition_argument(parser)
     _place_arguments(parser)
@@ -208,12 +211,18 @@ def _condition_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _write(args: argparse.Namespace, session: Session) -> int:
-    import base64
+def _lifetime(text: str) -> float:
+    try:
+        return flags.duration(text)
+    except failures.UsageError:
+        raise argparse.ArgumentTypeError(f"takes a time such as 500ms, 10s or 2h, not {text!r}") from None
 
-    record: dict[str, Any] = {"key": args.key, "value": base64.b64encode(_value(args.value, session)).decode()}
-    if args.expiry:
-        record["expiry"] = flags.duration(args.expiry)
+
+def _write(args: argparse.Namespace, session: Session) -> int:
+    value = messages.given(args.value, "VALUE", session, after="key", do="keep")
+    record: dict[str, Any] = {"key": args.key, "value": messages.encoded(value)}
+    if args.expiry is not None:
+        record["expiry"] = args.expiry
     request = {"record": record, "options": _place(args, session)} | _condition(args)
     session.platform.store("Store/Write", request, PATIENCE)
     return failures.OK
@@ -221,22 +230,6 @@ def _write(args: argparse.Namespace, session: Session) -> int:
 
 def _condition(args: argparse.Namespace) -> dict[str, Any]:
     return {} if args.if_version is None else {"ifVersion": args.if_version}
-
-
-def _value(words: list[str], session: Session) -> bytes:
-    """The value that was typed, is in a file, or is piped in: the bytes as they are."""
-    if not words and session.stdin.isatty():
-        raise failures.UsageError("VALUE is missing: type it after the key, name a @FILE, or pipe it in")
-    if words in ([], ["-"]):
-        return copying.piped(session)
-    text = " ".join(words)
-    if not text.startswith("@"):
-        return text.encode("utf-8", "surrogateescape")
-    try:
-        return Path(text[1:]).expanduser().read_bytes()
-    except OSError as error:
-        hint = "a value that begins with @ is piped in"
-        raise failures.UsageError(f"cannot read {text[1:]}: {error.strerror}; {hint}") from None
 
 
 def _delete_arguments(parser: argparse.ArgumentParser) -> None:
@@ -267,10 +260,13 @@ def _watch(args: argparse.Namespace, session: Session) -> int:
     prefix = _prefix(args)
     request = _place(args, session) | {"key": args.key if prefix is None else prefix, "prefix": prefix is not None}
     after, reached = args.after, False
+    which = f"keys that begin with {prefix!r}" if prefix else repr(args.key) if args.key else "all keys"
     while True:
         asked = request if after is None else request | {"after": after}
         try:
             for answer in session.platform.store_stream("Store/Watch", [asked]):
+                if not reached:
+                    session.err.note(f"watching {which} of table {args.table or 'micro'}; Ctrl-C ends")
                 reached, after = True, int(answer.get("revision", 0))
                 for change in answer.get("changes", []):
                     _show(change, after, args, session)
