@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime as dt
 import json
 import os
 import random
@@ -172,17 +173,17 @@ def _lag(world: worlds.World) -> int:
 def _read(world: worlds.World) -> dict[int, bytes]:
     """Every event of the topic, page by page, through the command line."""
     found: dict[int, bytes] = {}
-    times: dict[int, str] = {}
+    times: dict[int, dt.datetime] = {}
     start = 1
     while page := _json(world, "read", parts.TOPIC, "--from", str(start), "--limit", "1000"):
         for one in page:
             found[int(one["offset"])] = _payload(one)
-            times[one["offset"]] = one["timestamp"]
+            times[int(one["offset"])] = dt.datetime.fromisoformat(one["timestamp"])
         start = max(found) + 1
     # From a time on: from the first event of that millisecond.
     time_ = times[len(times) // 2]
-    (again,) = _json(world, "read", parts.TOPIC, "--from", time_, "--limit", "1")
-    assert again["offset"] == min(offset for offset, when in times.items() if when >= time_)
+    (again,) = _json(world, "read", parts.TOPIC, "--from", time_.isoformat(), "--limit", "1")
+    assert int(again["offset"]) == min(offset for offset, when in times.items() if when >= time_)
     assert _payload(again) == found[again["offset"]]
     return found
 

@@ -56,7 +56,8 @@ async def test_a_crash_is_told_with_its_reason_and_what_comes_after_it(tmp_path:
     async with runtime(World(tmp_path)) as world:
         first = (await world.create()).service.instances[0].id
         world.announcements.told.clear()
-        world.launcher.end(first, 1, "ValueError: no such colour")
+        traceback = "Traceback (most recent call last):", '  File "/app/main.py", line 3, in <module>'
+        world.launcher.end(first, 1, *traceback, "ValueError: no such colour")
         second = (
             await world.until(lambda one: one.instances[0].restarts == 1 and bool(one.instances[0].pid))
         ).instances
@@ -67,7 +68,7 @@ async def test_a_crash_is_told_with_its_reason_and_what_comes_after_it(tmp_path:
         "service": "hello",
         "version": "latest",
         "instance": first,
-        "reason": "ValueError: no such colour",
+        "reason": "ValueError: no such colour (/app/main.py, line 3)",
         "restarts": "1",
     }
     assert restarted.data["instance"] == ready.data["instance"] == second[0].id
