@@ -209,8 +209,8 @@ async def lag(credentials: str) -> Figures:
     for _ in range(1000):
         await events.publish_batch("bench.lag", [PAYLOAD] * 1000)
     found: Figures = {"alone": [], "beside": []}
-    for number in range(ROUNDS + 1):
-        alone = await in_flight(4000, lambda: events.publish("bench.lag", PAYLOAD))
+    for number in range(3 * ROUNDS + 1):
+        alone = await in_flight(3000, lambda: events.publish("bench.lag", PAYLOAD))
         begun = asyncio.Event()
 
         async def follow(group: str, begun: asyncio.Event = begun) -> None:
@@ -220,7 +220,7 @@ async def lag(credentials: str) -> Figures:
 
         following = asyncio.ensure_future(follow(f"g{number}"))
         await begun.wait()
-        beside = await in_flight(4000, lambda: events.publish("bench.lag", PAYLOAD))
+        beside = await in_flight(3000, lambda: events.publish("bench.lag", PAYLOAD))
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         if number:
