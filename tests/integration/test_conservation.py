@@ -148,7 +148,7 @@ def _check(
     # In the order of each key, no number missing.
     for key, numbers in by_key.items():
         assert numbers == sorted(numbers), f"{key} was first delivered out of order after {kills}"
-        assert numbers == list(range(1, len(numbers) + 1))
+        assert numbers == list(range(1, len(numbers) + 1)), _story(key, numbers, published, handled, kept)
 
     doubles = sum(count - 1 for count in succeeded.values())
     print(f"{len(published):,} events, {doubles} handled twice, {len(dead)} dead letters, killed: {dict(kills)}")
@@ -158,6 +158,19 @@ def _check(
     assert sorted(kept) == list(range(1, len(kept) + 1))
     for _, offset, key, number, _what in published:
         assert kept[offset] == parts.payload(key, number)
+
+
+def _story(key: str, numbers: list[int], published: list[list], handled: list[list], kept: dict[int, bytes]) -> str:
+    """All that is known of the first number that is missing or there twice."""
+    odd = next(min(place, number) for place, number in enumerate(numbers, 1) if number != place)
+    return "\n".join(
+        [
+            f"{key}/{odd} was handled {numbers.count(odd)} times for the first time",
+            *(f"published: {one}" for one in published if one[2:4] == [key, odd]),
+            *(f"handled: {one}" for one in sorted(handled) if one[3:5] == [key, odd]),
+            *(f"kept at {offset}" for offset, content in kept.items() if parts.read(content)[:2] == (key, odd)),
+        ]
+    )
 
 
 def _json(world: worlds.World, *words: str) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Consuming a topic: one event after the other, acknowledged once it has been shown, through restarts of the server."""
+"""Consuming a topic: waiting until it is there, one event after the other, acknowledged once it has been shown, through restarts of the server."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from micro.cli import failures
+from micro.cli import failures, following
 from micro.cli.session import Session
 from micro.domain.errors import Error, Kind
 
-_AWAY = 0.5
 _IN_FLIGHT = 64
+
+_LOOK = 1.0
+"""Seconds between looks for a topic that is not there yet."""
 
 Show = Callable[[Mapping[str, Any]], None]
 
@@ -64,17 +66,20 @@ class Consumer:
         self._reached = self._over = self._interrupted = False
         self._failure: OSError | None = None
         self._messages = Messages({})
+        self._outage = following.Outage(session)
 
     def run(self) -> int:
         """Consume until the limit, Ctrl-C or an error that does not pass; returns the exit code."""
         with self._interrupts():
             while not self._over:
                 try:
-                    self._connected()
+                    if not self._outage.elsewhere:
+                        self._connected()
                 except Error as error:
-                    self._again(error)
+                    if self._reset(error):
+                        continue
                 if not self._over:
-                    self._session.sleep(_AWAY)
+                    self._outage.wait()
         if self._failure:
             raise self._failure
         return failures.INTERRUPTED if self._interrupted else failures.OK
@@ -111,6 +116,7 @@ class Consumer:
         answers = self._session.platform.events_stream("Stream/Consume", said)
         try:
             for answer in answers:
+                self._outage.over()
                 if "events" not in answer:
                     self._begun(int(answer.get("next", 0)))
                 elif self._group:
@@ -163,17 +169,52 @@ class Consumer:
         self._seen += 1
         self._over = self._over or self._seen == self._limit
 
-    def _again(self, error: Error) -> None:
-        """Raise what does not pass by itself."""
-        away = failures.passes(error)
+    def _reset(self, error: Error) -> bool:
+        """Whether the group only was told to go on from elsewhere; raises what does not pass by itself."""
+        away = self._outage.passes(error)
         if self._over and away:
-            return  # what was acknowledged last may come again
-        if not self._reached or not (away or (error.kind is Kind.ABORTED and self._reset())):
+            return False  # what was acknowledged last may come again
+        reset = not away and self._reached and error.kind is Kind.ABORTED and self._group_is_there()
+        if not (reset or (away and self._reached)):
             raise error
+        return reset
 
-    def _reset(self) -> bool:
-        """Whether the group is still there, and only was told to go on from elsewhere."""
+    def _group_is_there(self) -> bool:
         if not self._group:
             return False
         groups = self._session.platform.events("Groups/List", {"topic": self._topic}).get("groups", [])
         return any(one.get("name") == self._group for one in groups)
+
+
+def awaited(topic: str, known: Callable[[], list[str]], session: Session) -> bool:
+    """Return when a topic is there: consuming would make it, mistyped or not. Tells whether it had to be waited for.
+
+    Args:
+        known: tells the topics that there are.
+    """
+    waited = False
+    for there in following.follow(lambda: _looks(topic, session), session):
+        if there:
+            break
+        if not waited:
+            near = ""
+            with contextlib.suppress(Error):
+                near = failures.closest(topic, known())
+            meant = f" (did you mean {near}?)" if near else ""
+            session.err.line(f"there is no topic {topic} yet{meant}; waiting for its first event, Ctrl-C ends")
+        waited = True
+    return waited
+
+
+def _looks(topic: str, session: Session) -> Iterator[bool]:
+    """Whether a topic is there, again and again; whoever may not ask that is let go on."""
+    while True:
+        try:
+            session.platform.events("Topics/Info", {"topic": topic})
+        except Error as error:
+            if error.kind not in (Kind.NOT_FOUND, Kind.PERMISSION_DENIED):
+                raise
+            yield error.kind is Kind.PERMISSION_DENIED
+        else:
+            yield True
+        session.sleep(_LOOK)

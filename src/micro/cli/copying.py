@@ -70,16 +70,19 @@ def piped(session: Session) -> bytes:
 
 
 def _backup_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="to write; replaced whole, and only when the copy is")
+    parser.add_argument("file", metavar="FILE", help="to write")
     parser.add_argument(
         "--all-namespaces", action="store_true", help="every namespace, each as of one moment; for admins of micro"
     )
+    parser.add_argument("--force", action="store_true", help="replace a file that is there, once the copy is whole")
 
 
 def _backup(args: argparse.Namespace, session: Session) -> int:
     from micro.ports import private_file
 
     path = Path(args.file).expanduser()
+    if not args.force and os.path.lexists(path):
+        raise failures.UsageError(f"{path} already exists: choose another name, or replace it with --force")
     databases = [session.namespace]
     if args.all_namespaces:
         databases = session.platform.store("Store/Databases", {}).get("databases", [])

@@ -277,10 +277,11 @@ class _translated:  # noqa: N801 - reads as a sentence at the `with`
             raise Error(Kind.INTERNAL, f"{self._service} answered with something that is not JSON") from None
         if not isinstance(error, failures.AnsweredError):
             return
-        if error.kind is Kind.NOT_FOUND:
+        unrouted = error.message.startswith(f"service {self._service} not found")  # as the data plane says it
+        if error.kind is Kind.NOT_FOUND and not unrouted:
             raise failures.NoServiceError(error.message) from None
-        if error.kind is Kind.UNAVAILABLE:
-            why = error.message.removesuffix("; see: micro status")
+        if error.kind is Kind.UNAVAILABLE or unrouted:
+            why = "" if unrouted else error.message.removesuffix("; see: micro status")
             why = f": {why}" if why else ""
             raise failures.UnreachableError(f"{self._service} is not available{why}; see: micro health") from None
         if error.kind is Kind.UNIMPLEMENTED:

@@ -10,6 +10,7 @@ from micro.domain import names
 from micro.domain.service import Endpoint, StreamKind, Value
 
 _SUGGESTIONS = 5
+_LISTED = 8
 
 
 def value(record: Mapping[str, Any]) -> Value:
@@ -97,7 +98,7 @@ def find(service: str, known: Sequence[Endpoint], typed: Sequence[str], command:
         hint = _choose(service, same, command)
         raise failures.UsageError(f"service {service!r} has several endpoints of that name: {hint}")
     shown = " ".join(typed) or f"{own}.Call"
-    hint = _choose(service, _near(known, typed), command)
+    hint = _choose(service, _near(known, typed), command) or _offered(service, known, command)
     if len(typed) == 2 and not command:
         alone = [one for one in known if names.folded(one.name) == names.folded(f"{own}.{typed[0]}")]
         hint = f"{typed[1]!r} needs a flag, see: micro {service} {typed[0]} --help" if alone else hint
@@ -105,13 +106,22 @@ def find(service: str, known: Sequence[Endpoint], typed: Sequence[str], command:
 
 
 def _choose(service: str, among: Sequence[Endpoint], command: str) -> str:
-    """What to type for one of these endpoints."""
+    """What to type for one of these endpoints; empty for none."""
     typed = [one.name if command else words(service, one.name) for one in among]
     if not typed:
-        return f"list them with: micro {service} --help"
+        return ""
     if len(typed) > 1:
         return f"type one of: {', '.join(typed)}"
     return f"did you mean: {command or f'micro {service}'} {typed[0]}"
+
+
+def _offered(service: str, known: Sequence[Endpoint], command: str) -> str:
+    """Which endpoints there are."""
+    typed = [one.name if command else words(service, one.name) for one in known]
+    if not typed:
+        return "it has none"
+    more = f" and {len(typed) - _LISTED} more, see: micro {service} --help" if len(typed) > _LISTED else ""
+    return f"it has {', '.join(typed[:_LISTED])}{more}"
 
 
 def _near(known: Sequence[Endpoint], typed: Sequence[str]) -> list[Endpoint]:

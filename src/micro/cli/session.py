@@ -106,6 +106,13 @@ class Session:
 
         return environment.home(self.environ)
 
+    @property
+    def shown_home(self) -> str:
+        """The folder of all state as people write it: "~/.micro"."""
+        user = self.environ.get("HOME", "")
+        below = user and self.home.is_relative_to(user)
+        return f"~/{self.home.relative_to(user)}" if below else str(self.home)
+
     @cached_property
     def environments(self) -> Environments:
         from micro.cli.environment import Environments
@@ -169,6 +176,8 @@ class Session:
         hint = ": start one with: micro server"
         if environment.name != "local":
             hint = f" (environment {environment.name}){hint} there, or choose another: micro env"
+        elif not environment.trusted:  # the address is only where one is expected
+            hint = f", and none of home {self.shown_home} is running{hint}"
         return Transport(
             environment.address, namespace, hint, tls=environment.tls, setup=environment.setup, identity=identity
         )

@@ -316,7 +316,7 @@ def test_status_of_all_says_in_a_line_what_is_wrong_with_one(
     platform.running[("helloworld", "latest")]["error"] = "helloworld could not " + "be changed " * 20 + "\nTraceback\n"
     last = micro("status").out.splitlines()[2:]
     assert last[0] == ""
-    assert last[1].startswith("helloworld runs; its last update or restart said: could not be changed be changed")
+    assert last[1].startswith("helloworld runs; its last update said: could not be changed be changed")
     assert last[2:] == ["all that one says: micro status NAME"]
     assert len(last[1]) > 200
     micro.environ |= {"COLUMNS": "70", "NO_COLOR": "1"}

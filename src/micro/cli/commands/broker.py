@@ -7,13 +7,10 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from micro.cli import arguments, failures, messages, records, topics
+from micro.cli import arguments, failures, following, messages, records, topics
 from micro.cli.actions import Action
 from micro.cli.session import Session
 from micro.domain import topic
-from micro.domain.errors import Error
-
-_AWAY = 0.5
 
 
 def _publish_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,25 +50,19 @@ def number(text: str) -> int:
 def _subscribe(args: argparse.Namespace, session: Session) -> int:
     request = {"topic": topic.pattern(args.pattern), "queue": topic.group(args.queue) if args.queue else ""}
     seen, reached = 0, False
-    while True:
-        try:
-            for answer in session.platform.broker_stream("Subscribe", [request]):
-                if not answer.get("messages"):
-                    again = "again; what was published meanwhile is missing" if reached else "Ctrl-C ends"
-                    session.err.line(session.err.styled(f"subscribed to {args.pattern}; {again}", "dim"))
-                reached = True
-                if dropped := int(answer.get("dropped", 0)):
-                    session.err.line(f"{dropped:,} messages were dropped: they came faster than they were read")
-                for message in answer.get("messages", []):
-                    _show(message, args, session)
-                    seen += 1
-                    if seen == args.limit:
-                        return failures.OK
-        except Error as error:
-            away = failures.passes(error)
-            if not (reached and away):
-                raise
-        session.sleep(_AWAY)
+    again = f"subscribed to {args.pattern} again; what was published meanwhile is missing"
+    for answer in following.follow(lambda: session.platform.broker_stream("Subscribe", [request]), session, again):
+        if not reached:
+            session.err.line(session.err.styled(f"subscribed to {args.pattern}; Ctrl-C ends", "dim"))
+        reached = True
+        if dropped := int(answer.get("dropped", 0)):
+            session.err.line(f"{dropped:,} messages were dropped: they came faster than they were read")
+        for message in answer.get("messages", []):
+            _show(message, args, session)
+            seen += 1
+            if seen == args.limit:
+                return failures.OK
+    return failures.OK
 
 
 def _show(message: Mapping[str, Any], args: argparse.Namespace, session: Session) -> None:

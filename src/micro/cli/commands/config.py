@@ -8,16 +8,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from micro.cli import asking, failures, records
+from micro.cli import asking, failures, following, records
 from micro.cli.actions import Action, add_output, word
 from micro.cli.session import Session
-from micro.domain.errors import Error, Kind
 
 _LONGEST = 4 << 20
 """Characters of a value that are read from standard input."""
 
 _PAGE = 1000
-_AWAY = 0.5
 
 
 def _path_argument(parser: argparse.ArgumentParser, **rest: Any) -> None:
@@ -68,19 +66,13 @@ def _watch_arguments(parser: argparse.ArgumentParser) -> None:
 def _watch(args: argparse.Namespace, session: Session) -> int:
     request = {"path": args.key, "options": {"secret": args.secret}}
     told: str | None = None
-    while True:
-        try:
-            for answer in session.platform.config_watch(request):
-                if told is None:
-                    session.err.note(f"watching {args.key or 'all values'}; Ctrl-C ends")
-                if _data(answer) != told:
-                    told = _data(answer)
-                    session.out.line(told)
-        except Error as error:
-            away = isinstance(error, failures.UnreachableError) or error.kind in (Kind.UNAVAILABLE, Kind.CANCELED)
-            if told is None or not away:
-                raise
-        session.sleep(_AWAY)
+    for answer in following.follow(lambda: session.platform.config_watch(request), session):
+        if told is None:
+            session.err.note(f"watching {args.key or 'all values'}; Ctrl-C ends")
+        if _data(answer) != told:
+            told = _data(answer)
+            session.out.line(told)
+    return failures.OK
 
 
 def _data(answer: Mapping[str, Any]) -> str:
@@ -257,7 +249,7 @@ def _rotate(_: argparse.Namespace, session: Session) -> int:
 
 def _keys(session: Session) -> list[str]:
     """What completion offers."""
-    found = session.platform.config("List", {}, timeout=_AWAY).get("entries", [])
+    found = session.platform.config("List", {}, timeout=0.5).get("entries", [])
     return [str(one.get("path", "")) for one in found]
 
 

@@ -123,6 +123,9 @@ def _consume_arguments(parser: argparse.ArgumentParser) -> None:
 def _consume(args: argparse.Namespace, session: Session) -> int:
     named = _named(args)
     start = _started(args.start, session) if args.start else None
+    waited = not topic.platforms(args.topic) and consuming.awaited(args.topic, lambda: _known(session), session)
+    if waited and start in (None, {"new": True}):
+        start = {"all": True}  # what came with the topic is new
     consumer = consuming.Consumer(
         named["topic"], named.get("group", ""), start, args.limit, lambda event: _show(event, args, session), session
     )
@@ -400,7 +403,7 @@ ACTIONS = (
         _consume_arguments,
         _known,
         "With a group, what was printed counts as handled, and --from says where a new group begins. Without one,\n"
-        "every event is printed and nothing is remembered.",
+        "every event is printed and nothing is remembered. A topic that is not there yet is waited for.",
     ),
     Action("read", "print events of a topic without consuming them", _read, _read_arguments, _known),
     Action("topics", "list topics, or show one with its groups", _topics, _topics_arguments, _known),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from micro.cli import failures, plan, view
+from micro.cli import failures, following, plan, view
 from micro.cli.commands import run as run_command
 from micro.cli.output import Console
 from micro.cli.session import Session
 from micro.domain import names
 
 _STYLES = {"error": "red", "critical": "red", "warning": "yellow", "debug": "dim"}
+_MOST = 10_000
+"""Lines that the server tells at once, at most."""
+
+Record = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,14 +48,13 @@ def run(args: argparse.Namespace, session: Session) -> int:
 
 
 def _print(reference: plan.Reference, args: argparse.Namespace, session: Session) -> int:
-    records: Iterable[dict[str, Any]] = session.platform.logs(
-        reference.name, reference.version, args.lines, args.follow
-    )
+    records: Iterable[Record]
     several = False
-    if args.output == "text" and args.follow:
-        several = len(_instances(reference, session)) > 1
-    elif args.output == "text":
-        records = list(records)
+    if args.follow:
+        several = args.output == "text" and len(_instances(reference, session)) > 1
+        records = _followed(reference, args.lines, session)
+    else:
+        records = list(session.platform.logs(reference.name, reference.version, args.lines, follow=False))
         several = len({record.get("instance") for record in records}) > 1
     shown = False
     for record in records:
@@ -65,6 +68,49 @@ def _print(reference: plan.Reference, args: argparse.Namespace, session: Session
     if not shown:
         session.err.line(f"{reference} has written nothing yet")
     return failures.OK
+
+
+class _Place:
+    """How far a log has been shown: its last record, and how many of the same time were equal to it."""
+
+    def __init__(self) -> None:
+        self._last: Record = {}
+        self._same: list[Record] = []
+
+    def fresh(self, records: Iterable[Record], gone: Callable[[], None]) -> Iterator[Record]:
+        """Those records that come after the place, which moves with them; `gone` is told when what it was is not there
+        any more."""
+        last, found, left = self._last, False, self._same.count(self._last)
+        for record in records:
+            if left and record.get("timestamp", "") <= last.get("timestamp", ""):
+                found = found or record == last
+                left -= record == last
+                continue
+            if left and not found:
+                gone()
+            left = 0
+            if record.get("timestamp") != self._last.get("timestamp"):
+                self._same = []
+            self._same.append(record)
+            self._last = record
+            yield record
+
+
+def _followed(reference: plan.Reference, lines: int, session: Session) -> Iterator[Record]:
+    """The last records and all that come after them, each once, also when the server was away in between."""
+    place, asked = _Place(), lines
+
+    def gone() -> None:
+        session.err.line(f"more than {_MOST:,} lines came meanwhile: the first of them are left out")
+
+    def connect() -> Iterator[Record | None]:
+        nonlocal asked
+        _instances(reference, session)
+        yield None  # a log may be silent for long: this tells that the server is there
+        asked, now = _MOST, asked
+        yield from place.fresh(session.platform.logs(reference.name, reference.version, now, follow=True), gone)
+
+    return (record for record in following.follow(connect, session) if record is not None)
 
 
 def _instances(reference: plan.Reference, session: Session) -> list[Any]:

@@ -74,7 +74,7 @@ def _show(services: list[dict[str, Any]], args: argparse.Namespace, session: Ses
     for one in failed if args.name else ():
         session.out.line()
         session.out.line(f"{session.out.styled(_named(one), 'bold')}{_while_running(one)}:")
-        for line in str(one["error"]).rstrip().splitlines():
+        for line in _said(one).splitlines():
             session.out.line(f"  {line}")
     if failed and not args.name:
         _summary(failed, session)
@@ -97,7 +97,7 @@ def _summary(failed: list[dict[str, Any]], session: Session) -> None:
     session.out.line()
     for one in failed:
         name = _named(one)
-        first = str(one["error"]).strip().partition("\n")[0].removeprefix(f"{name} ")
+        first = _said(one).partition("\n")[0]
         line = session.out.cut(f"{name}{_while_running(one)}: {first}")
         session.out.line(session.out.styled(line[: len(name)], "bold") + line[len(name) :])
     session.out.line(session.out.styled("all that one says: micro status NAME", "dim"))
@@ -108,4 +108,16 @@ def _named(service: Mapping[str, Any]) -> str:
 
 
 def _while_running(service: Mapping[str, Any]) -> str:
-    return " runs; its last update or restart said" if service.get("status") == "STATUS_RUNNING" else ""
+    """What an error is of that a service has though it runs; empty for one that does not."""
+    if service.get("status") != "STATUS_RUNNING":
+        return ""
+    if not str(service["error"]).startswith(f"{_named(service)}: "):
+        return " runs; its last update said"
+    back = all(one.get("status") == "STATUS_RUNNING" for one in service.get("instances", []))
+    return " crashed and was started again" if back else " runs, but not all of its instances"
+
+
+def _said(service: Mapping[str, Any]) -> str:
+    """An error without the name that it begins with: of a crash "greeter: exit status 3", else "greeter did not …"."""
+    name, error = _named(service), str(service["error"]).strip()
+    return error.removeprefix(f"{name}: ") if error.startswith(f"{name}: ") else error.removeprefix(f"{name} ")

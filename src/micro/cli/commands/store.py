@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from micro.cli import copying, failures, flags, messages, records
+from micro.cli import copying, failures, flags, following, messages, records
 from micro.cli.actions import Action, add_output
 from micro.cli.session import Session
 from micro.domain.errors import Error
@@ -15,7 +17,8 @@ PATIENCE = 60.0
 """Seconds that an answer with a large value may take."""
 
 _PAGE = 1000
-_AWAY = 0.5
+_NAMED = 5
+"""Tables that are named where one is empty, at most."""
 
 
 # --- where and which --------------------------------------------------------------------------------------------------
@@ -49,10 +52,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _database(args: argparse.Namespace, session: Session) -> dict[str, Any]:
+    return {"database": args.database or session.namespace}
+
+
 def _place(args: argparse.Namespace, session: Session) -> dict[str, Any]:
     """The database and table that the flags name; what is not named is the server's to say."""
-    place = {"database": args.database or session.namespace}
-    return place | ({"table": args.table} if getattr(args, "table", "") else {})
+    return _database(args, session) | ({"table": args.table} if getattr(args, "table", "") else {})
 
 
 def _prefix(args: argparse.Namespace) -> str | None:
@@ -96,7 +102,13 @@ def _read(args: argparse.Namespace, session: Session) -> int:
     if args.output == "json":
         now = session.now()
         session.out.json([records.shown(one, now, args.table) for one in found])
-    elif args.verbose:
+        return failures.OK
+    first = next(found, None)
+    if first is None:
+        _nothing(args, session, narrowed=bool(prefix or args.offset))
+        return failures.OK
+    found = itertools.chain([first], found)
+    if args.verbose:
         session.out.table(records.COLUMNS, [records.row(one) for one in found])
     else:
         for one in found:
@@ -156,14 +168,31 @@ def _list(args: argparse.Namespace, session: Session) -> int:
     )
     if args.output == "json":
         session.out.json(list(keys))
-    else:
-        for key in keys:
-            session.out.line(records.printable(key, line=True) if session.out.terminal else key)
+        return failures.OK
+    count = 0
+    for count, key in enumerate(keys, 1):
+        session.out.line(records.printable(key, line=True) if session.out.terminal else key)
+    if not count:
+        _nothing(args, session, narrowed=bool(options["prefix"] or args.suffix or args.offset))
     return failures.OK
 
 
+def _nothing(args: argparse.Namespace, session: Session, *, narrowed: bool) -> None:
+    """Say that there are no records, or none that were asked for; a table is mistyped easily."""
+    table, tables = args.table or "micro", []
+    with contextlib.suppress(Error):
+        tables = session.platform.store("Store/Tables", _database(args, session)).get("tables", [])
+    if table in tables:
+        said = "such records" if narrowed else "records"
+    elif near := failures.closest(table, tables):
+        said = f"records: did you mean {near}?"
+    else:
+        said = f"records; those that have: {', '.join(tables[:_NAMED])}" if tables else "records"
+    session.err.line(f"table {table} has no {said}")
+
+
 def _names(endpoint: str, field: str, args: argparse.Namespace, session: Session) -> int:
-    request = {"database": args.database or session.namespace} if field == "tables" else {}
+    request = _database(args, session) if field == "tables" else {}
     found = session.platform.store(endpoint, request).get(field, [])
     if args.output == "json":
         session.out.json(found)
@@ -261,20 +290,18 @@ def _watch(args: argparse.Namespace, session: Session) -> int:
     request = _place(args, session) | {"key": args.key if prefix is None else prefix, "prefix": prefix is not None}
     after, reached = args.after, False
     which = f"keys that begin with {prefix!r}" if prefix else repr(args.key) if args.key else "all keys"
-    while True:
+
+    def connect() -> Iterator[dict[str, Any]]:
         asked = request if after is None else request | {"after": after}
-        try:
-            for answer in session.platform.store_stream("Store/Watch", [asked]):
-                if not reached:
-                    session.err.note(f"watching {which} of table {args.table or 'micro'}; Ctrl-C ends")
-                reached, after = True, int(answer.get("revision", 0))
-                for change in answer.get("changes", []):
-                    _show(change, after, args, session)
-        except Error as error:
-            away = failures.passes(error)
-            if not (reached and away):
-                raise
-        session.sleep(_AWAY)
+        return session.platform.store_stream("Store/Watch", [asked])
+
+    for answer in following.follow(connect, session):
+        if not reached:
+            session.err.note(f"watching {which} of table {args.table or 'micro'}; Ctrl-C ends")
+        reached, after = True, int(answer.get("revision", 0))
+        for change in answer.get("changes", []):
+            _show(change, after, args, session)
+    return failures.OK
 
 
 def _show(change: dict[str, Any], revision: int, args: argparse.Namespace, session: Session) -> None:
