@@ -139,9 +139,14 @@ def _usage(command: str, action: Action) -> str:
     return " ".join([*action.words.split(), *_parser(command, action).positionals()])
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """The flag of every listing."""
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="json is for programs")
+def add_output(parser: argparse.ArgumentParser, usual: str = "table") -> None:
+    """The flag of what shows something; `usual` says what people get."""
+    parser.add_argument("-o", "--output", choices=(usual, "json"), default=usual, help="json is for programs")
+
+
+def add_text_output(parser: argparse.ArgumentParser) -> None:
+    """The flag of what shows people no table."""
+    add_output(parser, "text")
 
 
 def word(name: str, help_text: str, **rest: object) -> Callable[[argparse.ArgumentParser], None]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from micro.cli import environment, failures, output, schema
+from micro.cli import checking, environment, failures, output, schema
 from micro.cli.session import Session
 from micro.cli.transport import Transport
 from micro.domain import names
@@ -121,6 +121,8 @@ def json_object(text: str, shown: str, hint: str = "") -> dict[str, Any]:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, character {error.colno}" if error.lineno > 1 else f"character {error.colno}"
         raise failures.UsageError(f"{shown} is not JSON: {error.msg} at {where}{hint}") from None
+    except ValueError as error:
+        raise failures.UsageError(f"{shown} is not JSON: {error}{hint}") from None
     except RecursionError:
         raise failures.UsageError(f"{shown} is nested too deeply") from None
     if not isinstance(found, dict):
@@ -128,19 +130,25 @@ def json_object(text: str, shown: str, hint: str = "") -> dict[str, Any]:
     return found
 
 
-def typed_messages(kind: StreamKind, session: Session) -> Iterator[bytes] | None:
+def typed_messages(endpoint: Endpoint, session: Session) -> Iterator[bytes] | None:
     """The messages on standard input, one JSON object a line, for an endpoint that takes a stream; else None."""
-    if kind not in (StreamKind.CLIENT, StreamKind.BIDI):
+    if endpoint.kind not in (StreamKind.CLIENT, StreamKind.BIDI):
         return None
     if session.stdin.isatty():
         session.err.line(session.err.styled("one JSON message a line; Ctrl-D ends", "dim"))
-    return _lines(session)
+    return _lines(endpoint, session)
 
 
-def _lines(session: Session) -> Iterator[bytes]:
+def _lines(endpoint: Endpoint, session: Session) -> Iterator[bytes]:
     for number, line in enumerate(iter(session.stdin.readline, ""), 1):
         if line.strip():
-            yield json.dumps(json_object(line, f"line {number} of standard input")).encode("utf-8")
+            shown = f"line {number} of standard input"
+            message = json_object(line, shown)
+            try:
+                checking.check(endpoint.request, message)
+            except failures.UsageError as error:
+                raise failures.UsageError(f"{shown}: {error.message}") from None
+            yield json.dumps(message).encode("utf-8")
 
 
 def _transport(options: Options, session: Session) -> Transport:

@@ -31,4 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command -> (section of the help, what it does). The module is `micro.cli.commands.<command>`."""
 
+TAKEN = frozenset({*COMMANDS, "help"})
+"""What `micro NAME` means something else by than the service of that name: those are called by `micro call NAME`."""
+
 SECTIONS = ("Develop", "Call", "Messaging", "State", "Inspect", "Identity", "Platform")

@@ -11,6 +11,7 @@ from pathlib import Path
 from micro.cli import flags
 from micro.cli.catalog import COMMANDS
 from micro.cli.session import Session
+from micro.domain import names
 from micro.domain.errors import Error
 from micro.domain.service import Value
 
@@ -18,7 +19,6 @@ _PATIENCE = 0.5
 _OF_SERVICES = ("call", "stream")
 _OF_RUNNING = ("kill", "logs", "status", "update")
 _GLOBALS = {"env": "environment", "namespace": "namespace"}
-_CORE_LOGS = ("api", "broker", "config", "events", "mesh", "nats", "network", "proxy", "registry", "runtime", "store")
 
 
 def run(words: Sequence[str], session: Session) -> int:
@@ -135,7 +135,7 @@ def _running(command: str, last: str, session: Session) -> list[str]:
     found = session.platform.read()
     if "@" in last:
         return sorted(f"{one.get('name', '')}@{one.get('version', '')}" for one in found)
-    return sorted({*(str(one.get("name", "")) for one in found), *(_CORE_LOGS if command == "logs" else ())})
+    return sorted({*(str(one.get("name", "")) for one in found), *(names.CORE_SERVICES if command == "logs" else ())})
 
 
 def _of_service(service: str, rest: list[str], last: str, session: Session) -> list[str]:

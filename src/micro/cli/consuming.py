@@ -1,4 +1,5 @@
-"""Consuming a topic: waiting until it is there, one event after the other, acknowledged once it has been shown, through restarts of the server."""
+"""Consuming a topic, which is waited for: one event after the other, acknowledged once it has been shown, through
+restarts of the server."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from micro.cli.backup_file import Section
 from micro.cli.platform import WAIT
 from micro.cli.session import Session
 from micro.domain import names
-from micro.domain.errors import Error, data_loss
+from micro.domain.errors import Error, Kind, data_loss
 
 PATIENCE = 60.0
 
@@ -160,7 +160,7 @@ def _chosen(contents: backup_file.Contents, path: Path, session: Session, *, eve
 
 def _agreed(chosen: list[tuple[str, Section]], created: str, session: Session) -> None:
     """Have the replacement of what is there agreed to. Raises UsageError when it is not."""
-    kept = [name for name, _ in chosen if session.platform.store("Store/Tables", {"database": name}).get("tables")]
+    kept = [name for name, _ in chosen if _keeps_any(name, session)]
     if not kept:
         return
     listed = ", ".join(kept)
@@ -170,6 +170,17 @@ def _agreed(chosen: list[tuple[str, Section]], created: str, session: Session) -
     otherwise = "nothing was restored"
     if asking.line('"yes", to go on', session, otherwise) != "yes":
         raise failures.UsageError(otherwise)
+
+
+def _keeps_any(database: str, session: Session) -> bool:
+    """Whether there is something to replace: what is damaged is something too."""
+    try:
+        return bool(session.platform.store("Store/Tables", {"database": database}).get("tables"))
+    except Error as error:
+        if error.kind is not Kind.DATA_LOSS:
+            raise
+        session.err.line(error.message)
+        return True
 
 
 def _loaded(path: Path, section: Section, database: str, session: Session) -> None:

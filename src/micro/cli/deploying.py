@@ -196,24 +196,32 @@ def report(reference: plan.Reference, word: str, session: Session) -> None:
     known = schema.contract(services) if services else []
     url = view.url(reference.name, session.environment.api_address) if known or not services else ""
     rows = [("url", url)] if url else []
-    words, flag, body = plan.example(reference.name, known)
+    first = plan.example(reference.name, known)
     if services and not known:
         rows.append(("does", f"{session.micro} services {reference.name}"))
-    elif words:
-        rows.append(("call", " ".join(part for part in (session.micro, reference.name, words, flag) if part)))
-        if url:
+    else:
+        rows.append(("call", f"{session.micro} {first.command}"))
+        if known and url:
             header = (
                 "" if session.namespace == names.DEFAULT_NAMESPACE else f" -H 'micro-namespace: {session.namespace}'"
             )
             if session.environment.accounts:
                 header += f' -H "authorization: Bearer $({session.micro} user token)"'
-            rows.append(("", f"curl {url}/{words.replace(' ', '/')}{header} -d '{body}'"))
-    else:
-        rows.append(("call", f"{session.micro} {reference.name} --help"))
+            header += _certified(session)
+            rows.append(("", f"curl {url}/{first.path}{header} -d '{first.body}'"))
     rows.append(("logs", f"{session.micro} logs {reference}{' -f' if out.terminal else ''}"))
     out.line()
     for label, text in rows:
         out.line(f"  {out.styled(label.ljust(4), 'dim')}  {text}")
+
+
+def _certified(session: Session) -> str:
+    """What curl is told where the gateway asks for a certificate."""
+    import shlex
+
+    tls = session.environment.tls
+    shown = {"--cert": tls.cert, "--key": tls.key if tls.key != tls.cert else ""}
+    return "".join(f" {flag} {shlex.quote(path)}" for flag, path in shown.items() if path)
 
 
 def watch(
@@ -265,7 +273,7 @@ def _away(error: Error, session: Session) -> bool:
     """Whether an update failed for want of the server, or of one that has come far enough to know who asks."""
     if error.kind in (Kind.UNAUTHENTICATED, Kind.PERMISSION_DENIED):
         return not session.environment.trusted
-    return failures.passes(error) and not isinstance(error, failures.NoServiceError)
+    return failures.passes(error)
 
 
 def _answers(reference: plan.Reference, session: Session, *, ours: bool) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from micro.cli import calling, failures, flags, schema
+from micro.cli import calling, checking, failures, flags, schema
 from micro.cli import help as texts
 from micro.cli.catalog import COMMANDS
 from micro.cli.session import Session
@@ -34,11 +34,12 @@ def run(service: str, words: Sequence[str], session: Session) -> int:
         plan = flags.parse(rest, endpoint.request)
         data = calling.data(plan.data, session) if plan.data is not None else {}
         request = flags.build(plan, data, lambda name: Path(name).expanduser().read_bytes())
+        checking.check(endpoint.request, request)
     except failures.UsageError as error:
         hint = "".join(f"; the field is --{flag}" for flag in flags.shadowed(rest, endpoint.request))
         raise failures.UsageError(f"{service} {schema.words(service, endpoint.name)}: {error.message}{hint}") from None
     options = calling.Options(plan.metadata, plan.timeout, plan.output, "")
-    messages = None if plan.fields or plan.data is not None else calling.typed_messages(endpoint.kind, there)
+    messages = None if plan.fields or plan.data is not None else calling.typed_messages(endpoint, there)
     return calling.perform(service, endpoint, json.dumps(request).encode("utf-8"), options, there, messages)
 
 

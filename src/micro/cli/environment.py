@@ -184,7 +184,7 @@ class Environments:
         if where != "none":
             return self._put(name, where, "", tls, move=True)
         if name not in PLACES:
-            raise failures.UsageError(f"environment {name!r} was added: to remove it, micro env del {name}")
+            raise failures.UsageError(f"environment {name!r} was added: to remove it, micro env delete {name}")
         with self._changing() as content:
             if content.get("env") == name:
                 raise failures.UsageError(f"environment {name!r} is the current one: first type micro env set local")
@@ -287,7 +287,8 @@ class Environments:
     def _local(self) -> Environment:
         with contextlib.suppress(OSError, ValueError, errors.Error):
             state = json.loads((self._folder / "server" / "state.json").read_text("utf-8"))
-            tls = Tls(pinned=str(state.get("tls_cert", "")))
+            own = str(state.get("tls_client", ""))
+            tls = Tls(cert=own, key=own, pinned=str(state.get("tls_cert", "")))
             where = address(addresses.near(state["proxy_address"]), secure=bool(tls.pinned))
             api = str(state.get("api_address", ""))
             api = addresses.near(api) if api else api

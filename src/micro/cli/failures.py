@@ -75,7 +75,7 @@ class AnsweredError(Error):
 
 def passes(error: Error) -> bool:
     """Whether what was under way may go on by itself: who was asked is away, or not back yet."""
-    return isinstance(error, (UnreachableError, NoServiceError)) or error.kind in (Kind.UNAVAILABLE, Kind.CANCELED)
+    return isinstance(error, UnreachableError) or error.kind in (Kind.UNAVAILABLE, Kind.CANCELED)
 
 
 _OWN_CODES: tuple[tuple[type[Error], int], ...] = (

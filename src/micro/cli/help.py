@@ -19,7 +19,7 @@ _GLOBALS = (
 _OPTIONS = (
     ("-d, --data JSON|@FILE|-", "the request as JSON; flags go on top of it"),
     ("    --metadata KEY=VALUE", "send a header; repeatable"),
-    ("    --request_timeout TIME", "give up after 500ms, 5s, 2m"),
+    ("    --request-timeout TIME", "give up after 500ms, 5s, 2m"),
     ("-o, --output json|raw", "raw prints the answer as it came"),
     ("-e, --env NAME", "the environment to talk to"),
     ("    --namespace NAME", "the namespace to work in"),

@@ -50,7 +50,7 @@ def carried(data: bytes, name: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         return {name: base64.b64encode(data).decode(), "encoding": "base64"}
     try:
-        return {name: json.loads(text, parse_constant=_no_json), "encoding": "json"}
+        return {name: json.loads(text, parse_constant=no_json), "encoding": "json"}
     except (ValueError, RecursionError):
         return {name: text, "encoding": "text"}
 
@@ -69,5 +69,6 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _no_json(name: str) -> NoReturn:
+def no_json(name: str) -> NoReturn:
+    """For `parse_constant`: NaN and Infinity are none of JSON's."""
     raise ValueError(f"{name} is not JSON")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from micro.cli import failures, scalars, schema
+from micro.cli import failures, flags, scalars, schema
+from micro.cli.catalog import TAKEN
 from micro.domain import names
 from micro.domain.service import Endpoint, StreamKind, Value
 
@@ -98,18 +100,42 @@ def own_name(name: str) -> str:
     return names.service(name)
 
 
-def example(service: str, known: Sequence[Endpoint]) -> tuple[str, str, str]:
-    """What to type to call a service first: the endpoint as words, its flags, and the JSON of the same request."""
+class Example(NamedTuple):
+    """A first call of a service: what follows `micro`, the path below its URL, and the JSON of the request."""
+
+    command: str
+    path: str
+    body: str
+
+
+def example(service: str, known: Sequence[Endpoint]) -> Example:
+    """What to type to call a service first, or to see what it offers where that is not known.
+
+    A service that is named like a command is no command itself: `micro call` calls it.
+    """
     unary = [one for one in known if one.kind is StreamKind.UNARY]
+    taken = service in TAKEN
     if not known:
-        return "", "", ""
+        return Example(f"services {service}" if taken else f"{service} --help", "", "")
     chosen = next((one for one in unary if one.name.endswith(".Call")), (unary or known)[0])
-    for path, wanted in schema.leaves(chosen.request):
+    flag, body = _first_field(chosen)
+    words = schema.words(service, chosen.name)
+    command = f"{service} {words} {flag}".rstrip()
+    if taken:
+        way = "call" if chosen.kind is StreamKind.UNARY else "stream"
+        command = f"{way} {service} {chosen.name} {shlex.quote(body)}"
+    return Example(command, words.replace(" ", "/"), body)
+
+
+def _first_field(endpoint: Endpoint) -> tuple[str, str]:
+    """The first field of a request that is easily set, as a flag and as JSON."""
+    for path, wanted in schema.leaves(endpoint.request):
         text = _sample(path[-1], wanted)
-        if text and len(path) == 1:
+        flag = flags.spelling(endpoint.request, path)
+        if text and flag and len(path) == 1:
             value = scalars.convert(wanted, text, lambda _: b"")
-            return schema.words(service, chosen.name), f"--{path[0]}={text}", json.dumps({path[0]: value})
-    return schema.words(service, chosen.name), "", "{}"
+            return f"--{flag}={text}", json.dumps({path[0]: value})
+    return "", "{}"
 
 
 def _sample(name: str, wanted: Value) -> str:

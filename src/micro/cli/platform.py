@@ -119,6 +119,25 @@ class Platform:
             return {"SERVING": True, "NOT_SERVING": False}.get(str(json.loads(answer or b"{}").get("status", "")))
         return None
 
+    def damaged(self, service: str, timeout: float = 3.0) -> bool:
+        """Whether a core service that keeps a database a namespace says that one of them is damaged."""
+        with contextlib.suppress(Error), _translated(service):
+            body = b'{"service": "databases"}'
+            answer = self._anonymous.unary(service, "/grpc.health.v1.Health/Check", body, patience=timeout)
+            return bool(json.loads(answer or b"{}").get("status") == "NOT_SERVING")
+        return False
+
+    def is_damaged(self, service: str, namespace: str, timeout: float = 3.0) -> bool:
+        """Whether it is the one of this namespace, for who may read there."""
+        try:
+            if service == "config":
+                self._call("config", "micro.config.v1.Config/List", {"namespace": namespace}, timeout)
+            else:
+                self._call("store", "micro.store.v1.Store/Tables", {"database": namespace}, timeout)
+        except Error as error:
+            return error.kind is Kind.DATA_LOSS
+        return False
+
     def registered(self, service: str, timeout: float = 3.0) -> list[dict[str, Any]]:
         """Every version of a service in the registry; none for who may not see it, and while nobody can say."""
         with contextlib.suppress(Error):

@@ -49,6 +49,7 @@ def sent(record: Any, now: float, place: str) -> dict[str, Any] | None:
 
     Raises:
         UsageError: it is no such record.
+        Error: INVALID_ARGUMENT for metadata that would not be kept as they are.
     """
     if not isinstance(record, dict) or not isinstance(record.get("key"), str) or not record["key"]:
         raise failures.UsageError(f'{place} is no record: write {{"key": "…", "value": "BASE64"}}')
@@ -59,6 +60,9 @@ def sent(record: Any, now: float, place: str) -> dict[str, Any] | None:
         raise failures.UsageError(f"the value of {record['key']!r} in {place} is not base64") from None
     made: dict[str, Any] = {"key": record["key"], "value": text}
     if metadata := record.get("metadata"):
+        from micro.domain.record import check_exact
+
+        check_exact(metadata, f"the metadata of {record['key']!r} in {place}")
         made["metadata"] = metadata
     expires = record.get("expires")
     if expires is None:

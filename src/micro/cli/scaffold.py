@@ -8,6 +8,7 @@ from string import Template
 from typing import NamedTuple
 
 from micro.cli import failures
+from micro.cli.catalog import TAKEN
 from micro.domain import names
 
 _TAKEN = {
@@ -48,6 +49,26 @@ def named(text: str) -> Names:
     return Names(name, f"{stem}_service" if keyword.iskeyword(stem) else stem, f"{camel}Service" if clash else camel)
 
 
+class Typed(NamedTuple):
+    """What is typed to call a new service, to have its stream, and to see what it offers."""
+
+    call: str
+    stream: str
+    overview: str
+
+
+def typed(new: Names) -> Typed:
+    """The command lines of a new service; one that is named like a command is called by `micro call`."""
+    if new.name in TAKEN:
+        return Typed(
+            f'micro call {new.name} {new.type}.Call \'{{"name": "Ann"}}\'',
+            f"micro stream {new.name} {new.type}.Stream '{{\"count\": 3}}'",
+            f"micro services {new.name}",
+        )
+    named = f"micro {new.name}"
+    return Typed(f"{named} call --name=Ann", f"{named} stream --count=3", f"{named} --help")
+
+
 def files(new: Names, templates: dict[str, str]) -> dict[str, str]:
     """Path -> content of every file that is written by hand, so to speak; `templates` by the template's name."""
     paths = {
@@ -57,7 +78,8 @@ def files(new: Names, templates: dict[str, str]) -> dict[str, str]:
         "README.md": "README.md",
         ".gitignore": "gitignore",
     }
-    return {path: Template(templates[name]).substitute(new._asdict()) for path, name in paths.items()}
+    known = {**new._asdict(), **typed(new)._asdict()}
+    return {path: Template(templates[name]).substitute(known) for path, name in paths.items()}
 
 
 TEMPLATES = ("main.py", "service.proto", "test.py", "README.md", "gitignore")

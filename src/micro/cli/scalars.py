@@ -9,6 +9,7 @@ import math
 import os.path
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from micro.domain.service import Value
@@ -116,6 +117,36 @@ def check(field: Value, found: Any, read_file: ReadFile) -> Any:
     return _single(field, found, read_file) if isinstance(found, str) else _of_json(field, found)
 
 
+def accept(field: Value, found: Any) -> None:
+    """Return when JSON is what a scalar, an enum or a well-known type takes, or one item of a list of them.
+
+    Raises:
+        WrongTypeError: it is not.
+    """
+    one, scalar = replace(field, repeated=False), kind(field)
+    if scalar == "message" and field.type_name not in _TEXTS:
+        return
+    number = isinstance(found, int | float) and not isinstance(found, bool)
+    if isinstance(found, str):
+        fits = scalar != "bool" and (scalar != "enum" or not field.enum_values or found in field.enum_values)
+    elif number and scalar in _INTEGERS:
+        fits = isinstance(found, int) or found.is_integer()
+        found = int(found) if fits else found
+    elif scalar == "enum":
+        fits = isinstance(found, int) and number
+    else:
+        fits = number if scalar in ("double", "float") else isinstance(found, bool) and scalar == "bool"
+    if not fits:
+        wanted = f"one of {', '.join(field.enum_values)}" if scalar == "enum" and field.enum_values else label(one)
+        raise WrongTypeError(f"takes {wanted}, not {short(json.dumps(found))}")
+    if scalar not in ("string", "enum", "bool"):
+        _single(one, str(found), _no_file)
+
+
+def _no_file(name: str) -> bytes:
+    raise ValueError("in JSON bytes are base64")
+
+
 def _parts(field: Value, text: str) -> list[Any]:
     if text.lstrip().startswith("["):
         try:
@@ -158,9 +189,9 @@ def _integer(scalar: str, text: str) -> int | str:
         digits = text.strip().lstrip("+-").lower()
         number = int(text, 0 if digits.startswith(("0x", "0o", "0b")) else 10)
     except ValueError:
-        raise WrongTypeError(f"takes a whole number ({scalar}), not {_short(text)}") from None
+        raise WrongTypeError(f"takes a whole number ({scalar}), not {short(text)}") from None
     if not low <= number <= high:
-        raise WrongTypeError(f"takes {low} to {high} ({scalar}), not {_short(text)}")
+        raise WrongTypeError(f"takes {low} to {high} ({scalar}), not {short(text)}")
     return str(number) if scalar.endswith("64") else number
 
 
@@ -170,9 +201,9 @@ def _float(scalar: str, text: str) -> float | str:
     try:
         number = float(text)
     except ValueError:
-        raise WrongTypeError(f"takes a number ({scalar}), not {_short(text)}") from None
+        raise WrongTypeError(f"takes a number ({scalar}), not {short(text)}") from None
     if not math.isfinite(number) or (scalar == "float" and abs(number) > _LARGEST_FLOAT):
-        raise WrongTypeError(f"{_short(text)} is too large for a {scalar}")
+        raise WrongTypeError(f"{short(text)} is too large for a {scalar}")
     return number
 
 
@@ -188,7 +219,7 @@ def _bytes(text: str, read_file: ReadFile) -> str:
     try:
         decoded = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise WrongTypeError(f"takes base64, or @FILE to send a file's content, not {_short(text)}") from None
+        raise WrongTypeError(f"takes base64, or @FILE to send a file's content, not {short(text)}") from None
     return base64.b64encode(decoded).decode("ascii")
 
 
@@ -200,7 +231,7 @@ def _enum(field: Value, text: str) -> str | int:
         return found
     if not field.enum_values and text:
         return text
-    raise WrongTypeError(f"takes one of {', '.join(choices(field))}, not {_short(text)}")
+    raise WrongTypeError(f"takes one of {', '.join(choices(field))}, not {short(text)}")
 
 
 def _folded_enum(field: Value, text: str) -> str:
@@ -221,12 +252,13 @@ def _map(field: Value, text: str, read_file: ReadFile) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         key, mark, rest = text.partition("=")
         if not mark:
-            raise WrongTypeError(f"takes a JSON object, or KEY=VALUE, not {_short(text)}")
-        return {_key(field, key): _single(inner, rest, read_file)}
-    return {_key(field, key): check(inner, item, read_file) for key, item in _object(text).items()}
+            raise WrongTypeError(f"takes a JSON object, or KEY=VALUE, not {short(text)}")
+        return {map_key(field, key): _single(inner, rest, read_file)}
+    return {map_key(field, key): check(inner, item, read_file) for key, item in _object(text).items()}
 
 
-def _key(field: Value, text: str) -> str:
+def map_key(field: Value, text: str) -> str:
+    """The key of a map as JSON has it; raises WrongTypeError."""
     if field.key_type in _INTEGERS:
         return str(_integer(field.key_type, text))
     if field.key_type == "bool" and text not in ("true", "false"):
@@ -238,7 +270,7 @@ def _message(field: Value, text: str) -> Any:
     if field.type_name in _TEXTS:
         shown, pattern = _TEXTS[field.type_name]
         if not pattern.fullmatch(text):
-            raise WrongTypeError(f"takes a {shown} such as {_EXAMPLES[shown]}, not {_short(text)}")
+            raise WrongTypeError(f"takes a {shown} such as {_EXAMPLES[shown]}, not {short(text)}")
         return text
     if field.type_name == "google.protobuf.Value":
         try:
@@ -259,15 +291,15 @@ def _json(text: str, wanted: type, shown: str) -> Any:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise WrongTypeError(f"takes {shown}, and {_short(text)} is not JSON: {_where(error)}") from None
+        raise WrongTypeError(f"takes {shown}, and {short(text)} is not JSON: {_where(error)}") from None
     if not isinstance(found, wanted):
-        raise WrongTypeError(f"takes {shown}, not {_short(text)}")
+        raise WrongTypeError(f"takes {shown}, not {short(text)}")
     return found
 
 
 def _of_json(field: Value, found: Any) -> Any:
     if isinstance(found, bool) != (kind(field) == "bool") and kind(field) not in ("message", "map"):
-        raise WrongTypeError(f"takes {label(field)}, not {_short(json.dumps(found))}")
+        raise WrongTypeError(f"takes {label(field)}, not {short(json.dumps(found))}")
     if isinstance(found, int | float) and not isinstance(found, bool) and kind(field) in _INTEGERS:
         return _integer(kind(field), str(found))
     return found
@@ -279,5 +311,6 @@ def _where(error: Exception) -> str:
     return "it is nested too deeply"
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A text as errors quote it."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from micro.cli import failures
+from micro.cli.catalog import TAKEN
 from micro.domain import names
 from micro.domain.service import Endpoint, StreamKind, Value
 
@@ -25,6 +26,8 @@ def value(record: Mapping[str, Any]) -> Value:
         enum_values=tuple(record.get("enumValues", ())),
         key_type=record.get("keyType", ""),
         description=record.get("description", ""),
+        oneof=record.get("oneof", ""),
+        json_name=record.get("jsonName", ""),
     )
 
 
@@ -82,7 +85,7 @@ def find(service: str, known: Sequence[Endpoint], typed: Sequence[str], command:
     """
     typed = [part for word in typed for part in word.split("/") if part]
     if len(typed) > 2:
-        raise failures.UsageError(f"too many words: {' '.join(typed)!r}; see: micro {service} --help")
+        raise failures.UsageError(f"too many words: {' '.join(typed)!r}; see: {_overview(service)}")
     own = names.camel(service)
     wanted = names.folded(
         ".".join(typed) if len(typed) == 2 or "." in "".join(typed) else f"{own}.{(*typed, 'Call')[0]}"
@@ -120,8 +123,13 @@ def _offered(service: str, known: Sequence[Endpoint], command: str) -> str:
     typed = [one.name if command else words(service, one.name) for one in known]
     if not typed:
         return "it has none"
-    more = f" and {len(typed) - _LISTED} more, see: micro {service} --help" if len(typed) > _LISTED else ""
+    more = f" and {len(typed) - _LISTED} more, see: {_overview(service)}" if len(typed) > _LISTED else ""
     return f"it has {', '.join(typed[:_LISTED])}{more}"
+
+
+def _overview(service: str) -> str:
+    """What to type to see all that a service offers; one that is named like a command is no command."""
+    return f"micro services {service}" if service in TAKEN else f"micro {service} --help"
 
 
 def _near(known: Sequence[Endpoint], typed: Sequence[str]) -> list[Endpoint]:
@@ -185,27 +193,27 @@ def _lookup(
     parent: Value, flag: str, path: tuple[str, ...], above: tuple[Value, ...]
 ) -> tuple[tuple[str, ...], Value] | None:
     for field in parent.values:
-        if field.name.lower() == flag or _json_name(field.name).lower() == flag:
+        if field.name.lower() == flag or json_name(field).lower() == flag:
             return (*path, field.name), field
     for field in sorted(parent.values, key=lambda one: -len(one.name)):
         if nested(field) and flag.startswith(f"{field.name.lower()}_"):
-            whole = _whole(field, above)
-            found = _lookup(whole, flag[len(field.name) + 1 :], (*path, field.name), (*above, whole))
+            inner = whole(field, above)
+            found = _lookup(inner, flag[len(field.name) + 1 :], (*path, field.name), (*above, inner))
             if found:
                 return found
     return None
 
 
-def _whole(field: Value, above: tuple[Value, ...]) -> Value:
+def whole(field: Value, above: tuple[Value, ...]) -> Value:
     """The field with its type's fields, which a type that contains itself has further up."""
     if field.values:
         return field
     return next((one for one in above if one.values and field.type_name in (one.type_name, one.name)), field)
 
 
-def _json_name(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part[:1].upper() + part[1:] for part in rest)
+def json_name(field: Value) -> str:
+    """What a field is called in JSON."""
+    return field.json_name or names.json_name(field.name)
 
 
 def put(request: dict[str, Any], path: Sequence[str], new: Any) -> None:
@@ -229,5 +237,5 @@ def put(request: dict[str, Any], path: Sequence[str], new: Any) -> None:
 
 
 def _spelling(record: Mapping[str, Any], name: str) -> str:
-    camel = _json_name(name)
+    camel = names.json_name(name)
     return camel if camel in record else name

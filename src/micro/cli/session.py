@@ -177,7 +177,7 @@ class Session:
         if environment.name != "local":
             hint = f" (environment {environment.name}){hint} there, or choose another: micro env"
         elif not environment.trusted:  # the address is only where one is expected
-            hint = f", and none of home {self.shown_home} is running{hint}"
+            hint = f" (none of home {self.shown_home} is running){hint}"
         return Transport(
             environment.address, namespace, hint, tls=environment.tls, setup=environment.setup, identity=identity
         )

@@ -40,7 +40,7 @@ def context(tls: Tls) -> ssl.SSLContext:
         _loaded(tls.pinned, "a certificate in PEM", lambda: made.load_verify_locations(cafile=tls.pinned))
     if tls.cert:
         _loaded(
-            f"{tls.cert} and {tls.key}",
+            tls.cert if tls.cert == tls.key else f"{tls.cert} and {tls.key}",
             "a certificate in PEM and its key without a passphrase",
             lambda: made.load_cert_chain(tls.cert, tls.key, password=lambda: b""),
         )
@@ -147,6 +147,7 @@ def explained(error: ssl.SSLError, host: str, address: str, setup: str) -> str:
     def advice(text: str, command: str) -> str:
         return f"{text}: {command}" if setup else text
 
+    certified = f"{setup or 'micro env add NAME'} {address} --cert FILE --key FILE"
     reason = (error.reason or "").upper()
     if isinstance(error, ssl.SSLCertVerificationError):
         why = str(getattr(error, "verify_message", "") or error.args[-1]).rstrip(".")
@@ -162,11 +163,9 @@ def explained(error: ssl.SSLError, host: str, address: str, setup: str) -> str:
     if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"):
         return advice("it does not speak TLS; where that is meant", f"{setup} http://{address}")
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-        return advice("it asks for a certificate of yours", f"{setup} {address} --cert FILE --key FILE")
+        return f"it asks for a certificate of yours: {certified}"
     if "ALERT" in reason and ("UNKNOWN_CA" in reason or "CERTIFICATE" in reason):
-        return "it refuses your certificate: give one that its authority made"
+        return f"it refuses your certificate; give one that its authority made: {certified}"
     if isinstance(error, ssl.SSLEOFError):
-        return advice(
-            "it closed the connection; where it asks for a certificate", f"{setup} {address} --cert FILE --key FILE"
-        )
+        return f"it closed the connection; where it asks for a certificate: {certified}"
     return f"TLS failed: {reason.replace('_', ' ').lower() or error}"

@@ -38,13 +38,27 @@ def start(text: str, now: float, flag: str = "--from") -> dict[str, Any]:
         return {text: True}
     if text.isascii() and text.isdecimal() and int(text) <= _MOST:
         return {"offset": text}
+    return {"time": instant(text, now, flag, "new, all, an offset such as 42, ")}
+
+
+def instant(text: str, now: float, flag: str, more: str = "") -> str:
+    """A time in RFC 3339 of how long ago it is, or of a time as it is typed.
+
+    Args:
+        now: seconds since 1970, which "10m" is before.
+        flag: what errors call it.
+        more: what else the flag takes, for errors.
+
+    Raises:
+        UsageError: it is neither.
+    """
     if match := re.fullmatch(r"(\d{1,9})([smhdw])", text):
         seconds = max(now - int(match[1]) * _SECONDS[match[2]], 0.0)
-        return {"time": rfc3339(dt.datetime.fromtimestamp(seconds, dt.UTC))}
+        return rfc3339(dt.datetime.fromtimestamp(seconds, dt.UTC))
     try:
-        return {"time": time(text)}
+        return time(text)
     except ValueError:
-        what = "new, all, an offset such as 42, how long ago such as 10m, or a time such as 2026-01-31T08:00Z"
+        what = f"{more}how long ago such as 10m, or a time such as 2026-01-31T08:00Z"
         raise failures.UsageError(f"{flag} takes {what}, not {text!r}") from None
 
 

@@ -38,6 +38,7 @@ class FakeAuth(FakePlatform):
             for name in ("micro", "acme")
         }
         self.life = LIFE
+        self.audited = 3
         self.refused: set[str] = set()
         self.refresh: dict[str, str] = {}
         self.used: set[str] = set()
@@ -228,4 +229,8 @@ class FakeAuth(FakePlatform):
 
     def auth_audit_list(self, request: Any, _: Any) -> Any:
         entry = {"time": "2026-01-31T08:00:00Z", "actor": "micro/admin", "action": "login", "outcome": "ok"}
-        return {"entries": [entry | {"namespace": "micro", "address": "127.0.0.1"}] * min(request["limit"], 3)}
+        entry |= {"namespace": "micro", "address": "127.0.0.1"}
+        begin = int(request.get("cursor") or 0)
+        end = min(begin + request["limit"], self.audited)
+        more = {"next": str(end)} if end < self.audited else {}
+        return {"entries": [entry | {"target": str(number)} for number in range(begin, end)]} | more

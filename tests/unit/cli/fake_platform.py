@@ -318,7 +318,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _requests(self, call: Call) -> Iterator[dict[str, Any]]:
         held = b""
-        while size := int(self.rfile.readline(), 16):
+        while size := int(self.rfile.readline() or b"0", 16):
             held += self.rfile.read(size)
             self.rfile.readline()
             while len(held) >= 5 and len(held) >= 5 + int.from_bytes(held[1:5], "big"):

@@ -82,13 +82,14 @@ def test_a_chosen_secret_is_never_shown(admin: Shell, auth: FakeAuth) -> None:
         (["update", "rule", "r"], "", "nothing to change: name --scope, --resource, --access or --priority"),
         (["explain", "ann", "service:x:*"], "", "'service:x:*' is not a resource: write service:NAME:ENDPOINT"),
         (["revoke", "token"], "", "type micro auth revoke token SESSION, or --account ID"),
-        (["audit", "-n", "0"], "", "--lines takes a number from 1 to 1000, not 0"),
+        (["audit", "-n", "0"], "", "--limit takes a number from 1 on, not 0"),
         (["list"], "", "type one of: micro auth list accounts, micro auth list rules, micro auth list tokens"),
         (
             ["list", "acounts"],
             "",
             "unrecognized subcommand for micro auth: list acounts; did you mean: micro auth list acc",
         ),
+        (["audit", "--since", "soon"], "", "--since takes how long ago such as 10m, or a time such as 2026-01-31T08:00Z"),
         (["rotate-key", "x"], "", "unexpected 'x': see: micro auth rotate-keys --help"),
         (["burn"], "", "unrecognized subcommand for micro auth: burn; see: micro auth --help"),
     ],
@@ -191,6 +192,19 @@ def test_keys_and_the_audit_log(admin: Shell) -> None:
     lines = admin("auth", "audit", "-n", "2").out.splitlines()
     assert (len(lines), lines[0].split()) == (3, ["TIME", "WHO", "WHAT", "TO", "FROM", "OUTCOME"])
     assert json.loads(admin("auth", "audit", "-o", "json").out)[0]["actor"] == "micro/admin"
+
+
+def test_the_audit_log_is_read_page_after_page(admin: Shell, auth: FakeAuth) -> None:
+    auth.audited = 2600
+    for asked, told in ((2500, 2500), (5000, 2600), (1000, 1000)):
+        before = len(auth.calls)
+        found = json.loads(admin("auth", "audit", "-n", str(asked), "-o", "json").out)
+        assert [one["target"] for one in found] == [str(number) for number in range(told)]
+        assert len(auth.calls) - before == -(-told // 1000)
+    admin("auth", "audit", "--since", "2026-01-31T08:00Z", "--until", "1h")
+    sent = auth.calls[-1].request
+    assert sent["since"] == "2026-01-31T08:00:00.000Z"
+    assert abs(dt.datetime.fromisoformat(sent["until"]).timestamp() - time.time() + 3600) < 60
 
 
 def test_namespaces(admin: Shell, auth: FakeAuth) -> None:

@@ -42,6 +42,9 @@ def test_the_table_says_who_may_read_and_moves_no_cursor(micro: Shell) -> None:
     assert rows[1] == ["notes", "5", "B", "text/plain", "private"]
     assert rows[2][0] == r"photos/\x1b[2J"
     assert rows[3] == ["photos/ann.png", "1.5", "kB", "image/png", "public"]
+    nothing = Result(0, "", "namespace micro has no blobs whose key begins with 'x'\n")
+    assert micro("blob", "list", "x") == micro("blob", "list", "-p", "x", "-v") == nothing
+    assert micro("blob", "list", "x", "-o", "json") == Result(0, "[]\n", "")
 
 
 def test_what_is_known_of_a_blob_is_shown_for_people_and_for_programs(micro: Shell) -> None:
@@ -91,7 +94,7 @@ def test_deleting_says_nothing_or_that_there_was_nothing(micro: Shell) -> None:
         (["stat", "nope"], 1, "there is no blob 'nope'"),
         (["list", "a", "--prefix", "b"], 2, "two prefixes, 'a' and 'b': give one"),
         (["write", "k", "/nowhere"], 2, "cannot read /nowhere: No such file or directory"),
-        (["write", "k", "-", "--metadata", "a"], 2, "--metadata takes NAME=VALUE, not 'a'"),
+        (["write", "k", "-", "--metadata", "a"], 2, "--metadata takes KEY=VALUE, not 'a'"),
         (["--foo"], 2, "--foo comes before the action: type micro blob ACTION --foo"),
     ],
 )

@@ -12,6 +12,7 @@ from fake_platform import FakePlatform
 from shell import Shell
 
 from micro.cli.catalog import COMMANDS
+from micro.domain import names
 
 
 def offered(shell: Shell, *words: str) -> list[str]:
@@ -74,6 +75,11 @@ def test_what_runs_is_offered_with_its_version_once_that_is_asked_for(micro: She
     assert offered(micro, "kill", "h") == ["helloworld"]
     assert offered(micro, "kill", "--all", "h") == ["helloworld"]
     assert offered(micro, "logs", "helloworld@") == ["helloworld@latest", "helloworld@v2"]
+
+
+def test_the_logs_of_every_core_service_are_offered(micro: Shell) -> None:
+    assert offered(micro, "logs", "") == sorted(names.CORE_SERVICES)
+    assert offered(micro, "logs", "au") == ["auth"]
 
 
 def test_after_an_at_sign_files_are_offered(micro: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_objects_are_merged_listed_and_deleted(config: ConfigShell) -> None:
     assert json.loads(config.ok("list", "db.password", "-o", "json")) == [
         {"path": "db.password", "value": "[secret]", "secret": True}
     ]
-    config.ok("del", "db.host")
+    config.ok("delete", "db.host")
     config.ok("delete", "db.port")
     assert config.ok("get", "db") == '{"password":"[secret]"}\n'
 
@@ -89,6 +89,56 @@ def test_what_is_missing_is_an_error(config: ConfigShell) -> None:
         ["set", "a..b", "1"],
     ):
         assert config(*words).code == 2, words
+
+
+def test_where_nothing_is_set_that_is_said(config: ConfigShell) -> None:
+    assert config("list") == Result(0, "", "nothing is set in namespace micro\n")
+    assert config("list", "-o", "json") == Result(0, "[]\n", "")
+
+
+def test_a_value_comes_from_a_file(config: ConfigShell, tmp_path: Path) -> None:
+    file = tmp_path / "value"
+    for content, told in (
+        (b'{"b": 1}\n', '{"b":1}'),
+        (b"line 1\r\nline 2\r\n", '"line 1\\r\\nline 2"'),
+        (b"@x", '"@x"'),
+    ):
+        file.write_bytes(content)
+        config.ok("set", "a", f"@{file}")
+        assert config.ok("get", "a", "-o", "json") == f"{told}\n"
+    config.ok("set", "a", '"@ann"')
+    config.ok("set", "b", "-", stdin="@ann")
+    assert config.ok("get", "a") == config.ok("get", "b") == "@ann\n"
+    config.ok("set", "p", f"@{file}", "--secret")
+    assert config.ok("get", "p", "--secret") == "@x\n"
+    file.write_bytes(b"\xff")
+    for name, said in (
+        ("nowhere", "No such file or directory; text that begins with @ is piped in"),
+        (file, "not UTF-8"),
+    ):
+        done = config("set", "a", f"@{name}")
+        assert done.code == 2
+        assert str(name) in done.err
+        assert said in done.err
+    assert config.ok("get", "a") == "@ann\n"
+
+
+def test_numbers_keep_their_digits_wherever_they_are_shown(config: ConfigShell) -> None:
+    number, large = "123456789012345678901234567890.10", "1" * 5000
+    config.ok("set", "a", f'{{"n": {number}, "in": [1e400, -0.0, {{}}, []], "large": {large}, "t": "ä\\n"}}')
+    history = config.ok("history", "-o", "json")
+    for shown in (history, config.ok("list", "-o", "json")):
+        for each in (number, "1e400", "-0.0", large):
+            assert each in shown
+    found = json.loads(history.replace(large, "1"))
+    assert found[0]["value"] == {"n": float(number), "in": [float("inf"), -0.0, {}, []], "large": 1, "t": "ä\n"}
+    assert (
+        history.replace(large, "1")
+        == json.dumps(found, indent=2, ensure_ascii=False)
+        .replace("1.2345678901234568e+29", number)
+        .replace("Infinity", "1e400")
+        + "\n"
+    )
 
 
 def test_a_value_comes_from_standard_input(config: ConfigShell) -> None:

@@ -239,6 +239,26 @@ def test_what_to_type_next_is_the_first_that_the_contract_declares(
     assert "  call  micro helloworld notes write --text=hello" in micro("run", str(folder)).out
 
 
+def test_what_to_type_next_for_a_service_that_is_named_like_a_command(
+    micro: Shell, platform: FakePlatform, folder: Path
+) -> None:
+    request = message("R", value("name"))
+    endpoints = [
+        endpoint("Status.Watch", "status", request, "server_stream"),
+        endpoint("Status.Call", "status", request),
+    ]
+    platform.services.append({"name": "status", "version": "latest", "namespace": "micro", "endpoints": endpoints})
+    lines = micro("run", str(folder), "--name=status").out.splitlines()
+    assert lines[3:5] == [
+        """  call  micro call status Status.Call '{"name": "Ann"}'""",
+        """        curl http://127.0.0.1:18080/status/call -d '{"name": "Ann"}'""",
+    ]
+    assert micro("call", "status", "Status.Call", '{"name": "Ann"}').code == 0
+    endpoints.pop()
+    lines = micro("run", str(folder), "--name=status").out.splitlines()
+    assert lines[3] == """  call  micro stream status Status.Watch '{"name": "Ann"}'"""
+
+
 def test_kill_stops_each_and_goes_on_after_one_that_is_not_there(
     micro: Shell, platform: FakePlatform, folder: Path
 ) -> None:
@@ -325,6 +345,24 @@ def test_status_of_all_says_in_a_line_what_is_wrong_with_one(
     assert "Traceback" in micro("status", "helloworld").out
 
 
+def test_a_crash_is_headed_as_one(micro: Shell, platform: FakePlatform, folder: Path) -> None:
+    micro("run", str(folder), "-i", "2")
+    service = platform.running[("helloworld", "latest")]
+    service["error"] = "helloworld: exit status 3: out of paper\nthe last line\n"
+    assert micro("status").out.splitlines()[3] == (
+        "helloworld crashed and was started again: exit status 3: out of paper"
+    )
+    assert micro("status", "helloworld").out.splitlines()[3:] == [
+        "helloworld crashed and was started again:",
+        "  exit status 3: out of paper",
+        "  the last line",
+    ]
+    service["instances"][1]["status"] = "STATUS_ERROR"
+    assert "helloworld runs, but not all of its instances: exit status 3" in micro("status").out
+    service["status"] = "STATUS_ERROR"
+    assert micro("status").out.splitlines()[3] == "helloworld: exit status 3: out of paper"
+
+
 def test_status_as_json_keeps_its_promise(micro: Shell, folder: Path) -> None:
     assert micro("status", "-o", "json").out == "[]\n"
     micro("run", str(folder), "-i", "2")
@@ -370,11 +408,11 @@ def test_logs_show_the_local_time_and_further_lines_below_the_first(micro: Shell
 def test_logs_name_the_instance_where_there_are_several(micro: Shell, platform: FakePlatform, folder: Path) -> None:
     micro("run", str(folder), "-i", "2")
     assert "10:00:04  line 4\n" in micro("logs", "helloworld").out
-    assert "10:00:04 helloworld-1  line 4\n" in micro("logs", "helloworld", "-f").out
-    platform.log[3]["instance"] = "helloworld-2"
+    platform.log[4]["instance"] = "helloworld-2"
+    assert "10:00:04 helloworld-2  line 4\n" in micro("logs", "helloworld").out
     assert micro("logs", "helloworld", "-n", "2").out.splitlines() == [
-        "10:00:03 helloworld-2  line 3",
-        "10:00:04 helloworld-1  line 4",
+        "10:00:03 helloworld-1  line 3",
+        "10:00:04 helloworld-2  line 4",
     ]
 
 
@@ -383,9 +421,9 @@ def test_logs_are_lines_or_records(micro: Shell, platform: FakePlatform) -> None
     records = [json.loads(line) for line in micro("logs", "registry", "-o", "json").out.splitlines()]
     assert len(records) == 5
     assert list(records[0]) == ["timestamp", "level", "message", "instance"]
-    micro("logs", "helloworld@v2", "-f")
+    micro("logs", "helloworld@v2")
     asked = platform.last("/Logs").messages[0]
-    assert asked == {"name": "helloworld", "version": "v2", "namespace": "micro", "lines": 15, "follow": True}
+    assert asked == {"name": "helloworld", "version": "v2", "namespace": "micro", "lines": 15, "follow": False}
     assert micro("logs", "nope").code == 4
     assert micro("logs", "helloworld", "-n", "0").code == 2
 
@@ -424,8 +462,36 @@ def test_health_says_what_an_acknowledged_event_outlives(micro: Shell, platform:
     platform.services.append({"namespace": "micro", "name": "store", "metadata": {"durability": "of a later release"}})
     found = {one["name"]: one["detail"] for one in json.loads(micro("health", "-o", "json").out)}
     assert found["events"].startswith("durability replicated: on a majority of the servers")
+    assert "one by one" not in found["events"]
+    platform.services[-2]["metadata"]["batches"] = "apart"
+    assert "a batch is published one by one, not all or nothing: NATS is older" in micro("health").out
     assert found["store"] == ""
     assert found["registry"] == ""
+
+
+def test_health_names_the_databases_that_are_damaged(micro: Shell, platform: FakePlatform) -> None:
+    damaged: set[object] = set()
+
+    def ask(request: dict[str, object], _: dict[str, str]) -> object:
+        where = request.get("database") or request.get("namespace")
+        if where in damaged:
+            raise Refusal("data_loss", f"database {where} is damaged", 500)
+        return {}
+
+    platform.do_tables = platform.do_list = ask  # type: ignore[method-assign,assignment,attr-defined]
+    for name in ("store", "config"):
+        platform.health[f"{name} databases"] = "NOT_SERVING"
+        for where, told in (("micro", "of micro is damaged"), ("other", "of another namespace is damaged")):
+            damaged.clear()
+            damaged.add(where)
+            result = micro("health", "-o", "json")
+            found = {one["name"]: (one["status"], one["detail"]) for one in json.loads(result.out)}
+            status, detail = found.pop(name)
+            assert (result.code, status) == (1, "not ready")
+            assert f"{told}; see: micro logs {name}" in detail
+            assert {state for state, _ in found.values()} == {"ready"}
+        platform.health[f"{name} databases"] = "SERVING"
+    assert micro("health").code == 0
 
 
 def test_health_waits_until_the_last_is_ready(

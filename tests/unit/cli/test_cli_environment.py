@@ -82,7 +82,11 @@ def test_health_names_the_address_that_was_tried(tmp_path: Path) -> None:
     nowhere.environ["MICRO_PROXY_ADDRESS"] = "127.0.0.1:1"
     done = nowhere("health")
     assert (done.code, done.out) == (4, "")
-    assert done.err.startswith("micro: no server at 127.0.0.1:1: ")
+    assert done.err == (
+        f"micro: no server at 127.0.0.1:1 (none of home {tmp_path} is running): start one with: micro server\n"
+    )
+    nowhere.environ |= {"MICRO_HOME": str(tmp_path / ".micro"), "HOME": str(tmp_path)}
+    assert "(none of home ~/.micro is running)" in nowhere("status").err
 
 
 @pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("[::]", "localhost"), ("[::1]", "[::1]")])
@@ -106,7 +110,7 @@ def test_environments_are_added_chosen_and_removed_with_a_line_that_says_so(lone
     for words, line in (
         (["add", "prod", "p.example.com"], "prod added, at https://p.example.com:443; to use it: micro env set prod"),
         (["add", "other", "127.0.0.1:2"], "other added, at 127.0.0.1:2; to use it: micro env set other"),
-        (["del", "other"], "other removed"),
+        (["delete", "other"], "other removed"),
         (["set", "prod"], "prod is the current environment, at https://p.example.com:443"),
     ):
         result = lonely("env", *words)
@@ -143,7 +147,7 @@ def test_environments_are_added_chosen_and_removed_with_a_line_that_says_so(lone
             ["set-address", "nope", "a:1"],
             "environment 'nope' has no address to change: type micro env add nope HOST:PORT",
         ),
-        (["set-address", "prod", "none"], "environment 'prod' was added: to remove it, micro env del prod"),
+        (["set-address", "prod", "none"], "environment 'prod' was added: to remove it, micro env delete prod"),
         (["add", "-x", "a:1", "b:1"], "unknown flag -x: see: micro env add --help"),
         (["add", "a b", "a:1"], "'a b' is not a name for an environment: use letters, digits, hyphens and dots"),
         (["add", "x", "nowhere:x"], "'nowhere:x' is not an address: give HOST:PORT, for example proxy.example.com:443"),

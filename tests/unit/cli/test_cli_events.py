@@ -19,6 +19,7 @@ from shell import Result, Screen, Shell
 
 from micro.backends.memory.events import MemoryEvents
 from micro.cli import app
+from micro.cli.session import Session
 from micro.domain.account import Account
 from micro.domain.event import DeadLetter, Event
 from micro.rpc.app import Application
@@ -147,6 +148,41 @@ def test_a_group_goes_on_where_it_was(micro: Shell) -> None:
     # Alone, everything is there still, and nothing is remembered.
     for _ in range(2):
         assert len(records(micro("events", "consume", "orders", "--from", "2", "-l", "3", "-o", "json"))) == 3
+
+
+def test_a_topic_that_is_not_there_is_waited_for_and_not_made(micro: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders(micro, 1)
+    steps = iter([lambda: None, lambda: micro("events", "publish", "orderz", "late")])
+    monkeypatch.setattr(Session, "sleep", lambda *_: next(steps)())
+    told = "there is no topic orderz yet (did you mean orders?); waiting for its first event, Ctrl-C ends\n"
+    result = micro("events", "consume", "orderz", "-l", "1")
+    assert result.out.endswith("late\n")
+    assert result.err == told + "consuming orderz from 1 on; Ctrl-C ends\n"
+
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "sleep", leave)
+    for words in ([], ["-g", "billing"], ["--from", "all"]):
+        alone = micro("events", "consume", "prices", *words)
+        assert (alone.code, alone.out) == (130, "")
+        assert alone.err == "there is no topic prices yet; waiting for its first event, Ctrl-C ends\n"
+    assert [one["name"] for one in json.loads(micro("events", "topics", "-o", "json").out)] == ["orders", "orderz"]
+
+
+def test_a_group_that_waited_for_its_topic_gets_all_of_it(micro: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "sleep", lambda *_: orders(micro, 2))
+    assert len(records(micro("events", "consume", "orders", "-g", "b", "--from", "new", "-l", "2", "-o", "json"))) == 2
+
+
+def test_a_topic_of_the_platform_is_consumed_before_it_was_told(micro: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Screen, "flush", leave)
+    assert "consuming micro.runtime from 1 on" in micro("events", "consume", "micro.runtime").err
+    monkeypatch.undo()
+    assert "there is no topic micro.nothing" in micro("events", "consume", "micro.nothing").err
 
 
 def test_a_reader_that_leaves_gives_back_what_it_did_not_show(micro: Shell) -> None:
@@ -293,6 +329,12 @@ def test_what_cannot_be_done_is_said(micro: Shell, words: list[str], code: int, 
     assert said in result.err
     assert result.err.startswith("micro: ")
     assert result.err.count("\n") == 1
+
+
+def test_a_mistyped_topic_names_the_one_that_was_meant(micro: Shell) -> None:
+    orders(micro, 1)
+    for words in (["read"], ["topics"], ["groups"]):
+        assert micro("events", *words, "ordres").err == "micro: there is no topic ordres: did you mean orders?\n"
 
 
 def test_tab_offers_actions_and_topics(micro: Shell) -> None:

@@ -62,6 +62,27 @@ def test_names_that_cannot_be_are_refused(lonely: Shell, tmp_path: Path, words: 
     assert (result.code, result.out, result.err) == (2, "", f"micro: {message}\n")
 
 
+@pytest.mark.parametrize("name", ["status", "user", "help"])
+def test_a_service_that_is_named_like_a_command_says_how_it_is_called(lonely: Shell, tmp_path: Path, name: str) -> None:
+    result = lonely("new", name, "--path", str(tmp_path))
+    call = f'micro call {name} {name.title()}.Call \'{{"name": "Ann"}}\''
+    assert (result.code, result.err) == (
+        0,
+        f"note: micro {name} means something else, so this service is called so: {call}\n",
+    )
+    readme = (tmp_path / name / "README.md").read_text()
+    assert f"\n{call}\n" in readme
+    assert f"`micro stream {name} {name.title()}.Stream '{{\"count\": 3}}'`" in readme
+    assert f"`micro services {name}`" in readme
+    assert f"micro {name} call" not in readme
+    assert "micro greeter call --name=Ann" in readme_of(lonely, tmp_path, "greeter")
+
+
+def readme_of(shell: Shell, parent: Path, name: str) -> str:
+    assert shell("new", name, "--path", str(parent)).err == ""
+    return (parent / name / "README.md").read_text()
+
+
 def test_what_exists_is_not_touched(lonely: Shell, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     result = lonely("new", "x", "--path", str(tmp_path))
@@ -99,3 +120,11 @@ def test_gen_is_for_one_service_at_a_time(lonely: Shell, tmp_path: Path) -> None
     assert (result.code, result.out) == (2, "")
     assert "has the services books, shelf, stock and 1 more in it" in result.err
     assert f"micro gen {tmp_path}/books" in result.err
+
+
+def test_the_readme_says_how_to_begin_and_where_the_address_is_shown(lonely: Shell, tmp_path: Path) -> None:
+    assert lonely("new", "my-greeter", "--path", str(tmp_path)).code == 0
+    text = (tmp_path / "my-greeter" / "README.md").read_text()
+    assert "curl http://localhost:8080/my-greeter/call" in text
+    assert "where yours has another, `micro status` shows it" in text
+    assert "$" not in text

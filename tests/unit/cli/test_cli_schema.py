@@ -42,8 +42,13 @@ def test_a_word_that_several_handlers_have_must_be_made_clear() -> None:
 def test_an_unknown_endpoint_names_the_closest() -> None:
     with pytest.raises(failures.NoEndpointError, match="did you mean: micro helloworld stream"):
         schema.find("helloworld", HELLOWORLD, ["steam"])
-    with pytest.raises(failures.NoEndpointError, match=r"'Users.Call' not found.*micro users --help"):
+    with pytest.raises(failures.NoEndpointError, match=r"'Users.Call' not found.*it has .*accounts list.*"):
         schema.find("users", USERS, [])
+    many = [schema.endpoint({"name": f"Many.M{number}"}) for number in range(20)]
+    with pytest.raises(failures.NoEndpointError, match=r"it has m0, .*, m7 and 12 more, see: micro many --help"):
+        schema.find("many", many, ["other"])
+    with pytest.raises(failures.NoEndpointError, match="it has none"):
+        schema.find("many", [], ["other"])
 
 
 def test_three_words_are_too_many() -> None:

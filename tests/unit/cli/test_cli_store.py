@@ -16,6 +16,7 @@ from shell import Result, Screen, Shell
 
 from micro.cli import app
 from micro.cli.session import Session
+from micro.domain import errors
 
 ODD = bytes(range(256))
 
@@ -85,6 +86,61 @@ def test_pages_orders_and_ends(micro: Shell) -> None:
     assert micro("store", "list", "-d", "team").out == ""
 
 
+def test_ranges_cursors_and_keys_themselves(micro: Shell) -> None:
+    for key in ("a", "ab", "b/1", "b/2", "b/3", "c"):
+        micro("store", "write", key, key)
+    for words, keys in (
+        (["--from", "ab", "--until", "b/3"], "ab b/1 b/2"),
+        (["-p", "b/", "--until=b/3"], "b/1 b/2"),
+        (["-p", "b/", "--limit", "2", "--cursor", "b/1"], "b/2 b/3"),
+        (["--cursor", "b/1", "--order", "desc"], "ab a"),
+        (["--from", "c"], "c"),
+    ):
+        assert micro("store", "list", *words).out.split() == keys.split(), words
+        assert micro("store", "read", *words).out.split() == keys.split(), words
+    assert micro("store", "list", "a", "--exact").out == "a\n"
+    assert micro("store", "list", "b", "--exact") == Result(0, "", "table micro has no such records\n")
+    assert json.loads(micro("store", "list", "--from", "x", "-o", "json").out) == []
+    assert micro("store", "list", "--from", "x").err == "table micro has no such records\n"
+    assert micro("store", "list", "--exact").code == micro("store", "read", "a", "--cursor", "a").code == 2
+    assert "a key is one" in micro("store", "list", "a", "--exact", "--suffix", "a").err
+
+
+def test_metadata_keep_their_type(micro: Shell, tmp_path: Path) -> None:
+    pairs = ["n=3", "f=2.5", "yes=true", "by=ann", 'text="3"', 'in={"at": [1]}', "none=null", "nan=NaN", "eq=a=b"]
+    assert micro("store", "write", "k", "x", *(word for pair in pairs for word in ("--metadata", pair))).code == 0
+    kept = json.loads(micro("store", "read", "k", "-o", "json").out)
+    assert kept[0]["metadata"] == {
+        "n": 3, "f": 2.5, "yes": True, "by": "ann", "text": "3", "in": {"at": [1]}, "none": None, "nan": "NaN", "eq": "a=b",
+    }  # fmt: skip
+    done = micro("store", "write", "k", "y", "--metadata", "n=9007199254740993")
+    assert done.code == 2
+    assert "--metadata has the number 9007199254740993" in done.err
+    assert "as a string" in done.err
+    kept[0]["metadata"]["n"] = 2**60 + 1
+    (tmp_path / "export").write_text(json.dumps(kept))
+    done = micro("store", "import", f"{tmp_path}/export")
+    assert "the metadata of 'k' in record 1 of" in done.err
+    assert "nothing was imported" in done.err
+    assert micro("store", "read", "k").out == "x\n"
+    assert micro("store", "write", "k", "y", "--metadata", "n").code == 2
+
+
+def test_where_nothing_is_found_that_is_said(micro: Shell) -> None:
+    assert micro("store", "tables") == Result(0, "", "no table holds records yet\n")
+    assert micro("store", "databases") == Result(0, "", "no namespace holds records yet\n")
+    assert micro("store", "list") == Result(0, "", "table micro has no records\n")
+    micro("store", "write", "a", "1", "-t", "orders")
+    for words in (["list"], ["read", "--prefix"], ["read", "-p", "x", "-v"]):
+        said = "table micro has no records; those that have: orders\n"
+        assert micro("store", *words) == Result(0, "", said)
+        assert micro("store", *words, "-t", "order").err == "table order has no records: did you mean orders?\n"
+        assert micro("store", *words[:2], "-o", "json").out == "[]\n"
+        assert micro("store", *words[:2], "-o", "json").err == ""
+    assert micro("store", "list", "b", "-t", "orders").err == "table orders has no such records\n"
+    assert micro("store", "list", "a", "-t", "orders") == Result(0, "a\n", "")
+
+
 def test_values_come_from_files_and_pipes_as_they_are(micro: Shell, tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(ODD)
     piped(micro, "store", "write", "file", f"@{tmp_path}/photo")
@@ -126,8 +182,9 @@ def test_a_terminal_is_told_what_is_watched(micro: Shell, state: FakeStore, monk
         (["-p", "a/"], "watching keys that begin with 'a/' of table micro; Ctrl-C ends\n"),
         (["-p"], "watching all keys of table micro; Ctrl-C ends\n"),
     ):
-        assert micro("store", "watch", *words, terminal=True) == Result(130, "", told)
-        assert micro("store", "watch", *words) == Result(130, "", "")
+        away = f"waiting for the server at {state.address} …\n"
+        assert micro("store", "watch", *words, terminal=True) == Result(130, "", told + away)
+        assert micro("store", "watch", *words) == Result(130, "", away)
 
 
 def test_a_terminal_is_shown_text_that_does_nothing_to_it(micro: Shell) -> None:
@@ -173,7 +230,7 @@ def test_copies_show_how_far_they_are_on_a_terminal(micro: Shell, tmp_path: Path
     for words, shown in (
         (["export", file], "exporting micro [########################] 100%  1 record"),
         (["import", file], "importing into micro [########################] 100%  1 record"),
-        (["backup", file], "backing up micro [------------------------]   0%  0 records"),
+        (["backup", file, "--force"], "backing up micro [------------------------]   0%  0 records"),
     ):
         result = micro("store", *words, terminal=True)
         assert shown in result.err, result.err
@@ -225,6 +282,24 @@ def test_a_backup_comes_back_whole(micro: Shell, tmp_path: Path) -> None:
     # What was restored elsewhere is newer than all that the backup knows.
     version = json.loads(micro("store", "read", "k", "-d", "team", "-o", "json").out)[0]["version"]
     assert int(version) > int(json.loads(file.read_text().splitlines()[-2])["revision"]) >= 2
+
+
+def test_what_is_damaged_is_something_that_a_backup_replaces(
+    micro: Shell, state: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def damaged(database: str) -> list[str]:
+        raise errors.data_loss(f"database {database} is damaged: it is cut off")
+
+    micro("store", "write", "k", "kept")
+    micro("store", "backup", f"{tmp_path}/copy")
+    micro("store", "write", "k", "lost")
+    monkeypatch.setattr(state.kept, "tables", damaged)
+    done = micro("store", "restore", f"{tmp_path}/copy")
+    assert done.code == 2
+    assert "database micro is damaged" in done.err
+    assert "nothing was restored: micro keeps records; to replace them, add --force" in done.err
+    assert micro("store", "restore", f"{tmp_path}/copy", "--namespace", "micro", "--force").code == 0
+    assert micro("store", "read", "k").out == "kept\n"
 
 
 def test_a_terminal_is_asked_before_records_are_replaced(micro: Shell, tmp_path: Path) -> None:
@@ -281,13 +356,21 @@ def test_a_file_that_is_no_backup_is_called_so(micro: Shell, tmp_path: Path) -> 
         assert (result.code, result.err) == (1, f"micro: {file} is no backup: micro store backup makes one\n")
 
 
-def test_a_backup_that_breaks_off_leaves_the_old_file(micro: Shell, state: FakeStore, tmp_path: Path) -> None:
+def test_a_backup_takes_the_place_of_another_only_when_told_and_whole(
+    micro: Shell, state: FakeStore, tmp_path: Path
+) -> None:
     file = tmp_path / "backup"
     micro("store", "write", "k", "1")
     micro("store", "backup", str(file))
     before = file.read_bytes()
+    refused = micro("store", "backup", str(file))
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err == f"micro: {file} already exists: choose another name, or replace it with --force\n"
+    assert file.read_bytes() == before
+    assert micro("store", "backup", str(file), "--force").code == 0
+    before = file.read_bytes()
     state.stream = lambda path, requests: iter([{"count": "1"}])  # type: ignore[method-assign]
-    result = micro("store", "backup", str(file))
+    result = micro("store", "backup", str(file), "--force")
     assert (result.code, result.err) == (1, "micro: the copy of micro broke off: nothing was written, try again\n")
     assert file.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir() if one.name != "home"] == ["backup"]

@@ -172,7 +172,11 @@ def test_a_server_that_wants_to_know_its_clients(shell: Shell, authority: Pair, 
         stranger = issue(tmp_path, "stranger")
         files = ["--cert", str(stranger.cert), "--key", str(stranger.key)]
         shell("env", "add", "prod", platform.address, *files)
-        assert "it refuses your certificate" in shell("--env", "prod", "services").err
+        told = shell("--env", "prod", "services").err
+        assert "it refuses your certificate; give one that its authority made: micro env add prod" in told
+        told = shell("--env", "prod", "health").err
+        assert len(told.splitlines()) == 1
+        assert "it refuses your certificate" in told
     kept = shell.home / "environments" / "prod"
     assert {path.name: path.stat().st_mode & 0o777 for path in kept.iterdir()} == {
         "ca.pem": 0o600,
@@ -221,6 +225,28 @@ def test_the_server_of_the_same_home_is_known_by_its_certificate(shell: Shell, a
             assert (ran.code, "curl https://127.0.0.1:18080/helloworld/call" in ran.out) == (code, not code)
             assert ('-H "authorization: Bearer $(micro user token)"' in ran.out) == (not code)
     assert not shell("env").err
+
+
+def test_the_server_of_the_same_home_has_left_it_a_certificate(shell: Shell, authority: Pair, tmp_path: Path) -> None:
+    mine, own = issue(tmp_path, "mine", authority), issue(tmp_path, "own", authority)
+    file = tmp_path / "client.pem"
+    platform = FakePlatform()
+    secure(platform, mine, authority)
+    service = tmp_path / "service"
+    service.mkdir()
+    (service / "main.py").write_text("")
+    state: dict[str, object] = {"pid": 1, "proxy_address": platform.address, "api_address": "127.0.0.1:18080"}
+    state |= {"tls_cert": str(mine.cert)}
+    with platform:
+        (shell.home / "server" / "state.json").write_text(json.dumps(state))
+        told = shell("services")
+        assert (told.code, "micro env add NAME " in told.err) == (4, True), "a server that is older"
+        (shell.home / "server" / "state.json").write_text(json.dumps({**state, "tls_client": str(file)}))
+        assert shell("services").err == f"micro: cannot read {file}: no such file\n"
+        file.write_bytes(own.key.read_bytes() + own.cert.read_bytes())
+        assert shell("services").code == 0
+        ran = shell("run", str(service), "--name=helloworld").out
+        assert f"curl https://127.0.0.1:18080/helloworld/call --cert {file} -d" in ran
 
 
 def test_a_certificate_that_was_renewed_with_its_chain_is_the_first_of_the_file(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from micro.cli import arguments, asking, failures
-from micro.cli.actions import Action, add_output, word
+from micro.cli.actions import Action, add_output, add_text_output, word
 from micro.cli.session import Session
 from micro.domain import account, errors, rule
 
@@ -65,9 +65,11 @@ def _create_account_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", default="", help="what people call it [the id]")
     parser.add_argument("--type", choices=("user", "service"), default="user", help="a person or a program [user]")
     parser.add_argument("--scopes", metavar="A,B", default="", help="what it may do; admin is everything there")
-    parser.add_argument("--metadata", metavar="K=V", action="append", default=[], help="attach a pair; repeatable")
+    parser.add_argument(
+        "--metadata", metavar="KEY=VALUE", action="append", default=[], help="attach a pair; repeatable"
+    )
     _secret_arguments(parser, "its secret")
-    add_output(parser)
+    add_text_output(parser)
 
 
 def _secret_arguments(parser: argparse.ArgumentParser, what: str) -> None:
@@ -282,7 +284,7 @@ def _rule_ids(session: Session) -> list[str]:
 def _explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("account", metavar="ACCOUNT", help="id of an account; - for a caller without one")
     parser.add_argument("resource", metavar="RESOURCE", help="what would be called: service:NAME:ENDPOINT")
-    add_output(parser)
+    add_text_output(parser)
 
 
 def _explain(args: argparse.Namespace, session: Session) -> int:
@@ -398,19 +400,21 @@ def _list_keys(args: argparse.Namespace, session: Session) -> int:
 
 
 def _audit_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", "--lines", metavar="N", type=int, default=50, help="how many at most [50]")
+    parser.add_argument(
+        "-l", "--limit", "-n", "--lines", metavar="N", type=int, default=50, help="how many at most [50]"
+    )
     parser.add_argument("--account", metavar="ID", default="", help="only of this account")
+    parser.add_argument("--since", metavar="TIME", default="", help="only from then on: 30m, 2d or 2026-01-31T08:00Z")
+    parser.add_argument("--until", metavar="TIME", default="", help="only before then, written as for --since")
     parser.add_argument("--all", action="store_true", help="of all namespaces; for admins of namespace micro")
     add_output(parser)
 
 
 def _audit(args: argparse.Namespace, session: Session) -> int:
-    if not 1 <= args.lines <= _PAGE:
-        raise failures.UsageError(f"--lines takes a number from 1 to {_PAGE}, not {args.lines}")
-    request = {"namespace": "*" if args.all else session.namespace, "limit": args.lines, "account": args.account}
-    found = session.platform.auth("Audit/List", request).get("entries", [])
+    if args.limit < 1:
+        raise failures.UsageError(f"--limit takes a number from 1 on, not {args.limit}")
     fields = ("time", "actor", "action", "target", "namespace", "address", "outcome")
-    records = [{name: one.get(name, "") for name in fields} for one in found]
+    records = [{name: one.get(name, "") for name in fields} for one in _audited(args, session)]
     if args.output == "json":
         session.out.json(records)
         return failures.OK
@@ -423,6 +427,26 @@ def _audit(args: argparse.Namespace, session: Session) -> int:
     return failures.OK
 
 
+def _audited(args: argparse.Namespace, session: Session) -> list[dict[str, Any]]:
+    """The entries that are asked for, page after page."""
+    from micro.cli import topics
+
+    request = {"namespace": "*" if args.all else session.namespace, "account": args.account}
+    now = session.now()
+    for flag in ("since", "until"):
+        if text := getattr(args, flag):
+            request[flag] = topics.instant(text, now, f"--{flag}")
+    found: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        limit = min(_PAGE, args.limit - len(found))
+        page = session.platform.auth("Audit/List", {**request, "limit": limit, "cursor": cursor})
+        found += page.get("entries", [])
+        cursor = str(page.get("next", ""))
+        if not cursor or len(found) >= args.limit:
+            return found
+
+
 ACTIONS = (
     Action("list accounts", "list the accounts of the namespace", _list_accounts, add_output),
     Action("create account", "make an account", _create_account, _create_account_arguments),
@@ -431,7 +455,12 @@ ACTIONS = (
     Action("delete account", "remove an account", _delete_account, word("ID", "of the account"), _account_ids),
     Action("list rules", "list the rules in the order they are looked at", _list_rules, add_output),
     Action(
-        "create rule", "add a rule", _create_rule, _rule_arguments("anyone", "*:*:*", "granted", "0"), None, _RULE_NOTE
+        "create rule",
+        "add a rule",
+        _create_rule,
+        _rule_arguments("anyone", "*:*:*", "granted", "0"),
+        note=f"For example: micro auth create rule books --scope librarian --resource service:books:Books.Delete\n"
+        f"{_RULE_NOTE}",
     ),
     Action("update rule", "change what is named of a rule", _update_rule, _rule_arguments(), _rule_ids, _RULE_NOTE),
     Action("delete rule", "remove a rule", _delete_rule, word("ID", "of the rule"), _rule_ids),

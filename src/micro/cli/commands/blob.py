@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import datetime as dt
 import hashlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from micro.cli import failures, records
-from micro.cli.actions import Action, add_output, word
+from micro.cli.actions import Action, add_output, add_text_output, word
 from micro.cli.output import aligned
 from micro.cli.platform import PIECE
 from micro.cli.session import Session
@@ -65,11 +66,11 @@ def _write_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="what to keep [standard input]")
     parser.add_argument("--type", metavar="TYPE", default="", help="what it is [told by the name of file or key]")
     parser.add_argument(
-        "--metadata", metavar="NAME=VALUE", action="append", default=[], help="a pair of your own; may be repeated"
+        "--metadata", metavar="KEY=VALUE", action="append", default=[], help="attach a pair; repeatable"
     )
     parser.add_argument("--public", action="store_true", help="let everybody read it at /blob/NAMESPACE/KEY")
     parser.add_argument("--checksum", metavar="SHA256", default="", help="that the bytes must have")
-    add_output(parser)
+    add_text_output(parser)
 
 
 def _write(args: argparse.Namespace, session: Session) -> int:
@@ -136,7 +137,7 @@ def _guessed(name: str) -> str:
 def _pair(text: str) -> tuple[str, str]:
     name, mark, value = text.partition("=")
     if not mark or not name:
-        raise failures.UsageError(f"--metadata takes NAME=VALUE, not {text!r}")
+        raise failures.UsageError(f"--metadata takes KEY=VALUE, not {text!r}")
     return name, value
 
 
@@ -217,9 +218,16 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(args: argparse.Namespace, session: Session) -> int:
-    found = _pages(args, session)
+    pages = _pages(args, session)
     if args.output == "json":
-        session.out.json(list(found))
+        session.out.json(list(pages))
+        return failures.OK
+    first = next(pages, None)
+    found = itertools.chain([first], pages) if first else ()
+    if not first:
+        prefix = args.key or args.prefix
+        such = f" whose key begins with {prefix!r}" if prefix else ""
+        session.err.line(f"namespace {session.namespace} has no blobs{such}")
     elif args.verbose:
         rows = [
             (_line(one["key"]), human(one["size"]), _line(one["content_type"]), _access(one["public"])) for one in found
@@ -274,7 +282,7 @@ def _access(public: bool) -> str:
 
 def _stat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY", help="of the blob")
-    add_output(parser)
+    add_text_output(parser)
 
 
 def _delete(args: argparse.Namespace, session: Session) -> int:

@@ -6,10 +6,11 @@ import argparse
 import datetime as dt
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from micro.cli import asking, failures, following, records
-from micro.cli.actions import Action, add_output, word
+from micro.cli.actions import Action, add_output, add_text_output, word
 from micro.cli.session import Session
 
 _LONGEST = 4 << 20
@@ -29,7 +30,7 @@ def _get_arguments(parser: argparse.ArgumentParser) -> None:
     _path_argument(parser, nargs="?", default="")
     parser.add_argument("-s", "--secret", action="store_true", help="show secrets; for admins")
     parser.add_argument("-a", "--all", action="store_true", help="everything, as one object")
-    add_output(parser)
+    add_text_output(parser)
 
 
 def _get(args: argparse.Namespace, session: Session) -> int:
@@ -50,11 +51,12 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 def _list(args: argparse.Namespace, session: Session) -> int:
     found = session.platform.config("List", {"path": args.key}).get("entries", [])
     if args.output == "json":
-        session.out.json(
-            [{"path": one["path"], "value": json.loads(_data(one)), "secret": bool(one.get("secret"))} for one in found]
-        )
-    else:
+        shown = [{"path": one["path"], "value": _value(_data(one)), "secret": bool(one.get("secret"))} for one in found]
+        session.out.line(_json(shown))
+    elif found:
         session.out.table(("KEY", "VALUE"), [(_cell(one["path"]), _line(_data(one))) for one in found])
+    else:
+        session.err.line(f"nothing is set{f' at {args.key}' if args.key else ''} in namespace {session.namespace}")
     return failures.OK
 
 
@@ -80,6 +82,30 @@ def _data(answer: Mapping[str, Any]) -> str:
     return str(answer.get("value", {}).get("data", ""))
 
 
+class _Number(str):
+    """A number as it was written: what Python makes of it may have other digits."""
+
+    __slots__ = ()
+
+
+def _value(data: str) -> Any:
+    """What `_json` writes again as it was."""
+    return json.loads(data, parse_int=_Number, parse_float=_Number)
+
+
+def _json(value: Any, margin: str = "") -> str:
+    """As JSON, indented."""
+    deeper = f"{margin}  "
+    if isinstance(value, _Number):
+        return value
+    if isinstance(value, dict) and value:
+        items = [f"{deeper}{json.dumps(key, ensure_ascii=False)}: {_json(one, deeper)}" for key, one in value.items()]
+        return "\n".join(["{", ",\n".join(items), f"{margin}}}"])
+    if isinstance(value, list) and value:
+        return "\n".join(["[", ",\n".join(deeper + _json(one, deeper) for one in value), f"{margin}]"])
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _shown(data: str) -> str:
     """A value as people read it: a string without quotes."""
     value = json.loads(data) if data.startswith('"') else None
@@ -102,7 +128,9 @@ def _cell(text: str) -> str:
 
 def _set_arguments(parser: argparse.ArgumentParser) -> None:
     _path_argument(parser)
-    parser.add_argument("value", metavar="VALUE", nargs="?", help="JSON, or else text; - or none reads standard input")
+    parser.add_argument(
+        "value", metavar="VALUE", nargs="?", help="JSON, or else text; @FILE, - or none for standard input"
+    )
     parser.add_argument(
         "-s", "--secret", action="store_true", help="keep it encrypted; asked for where it is not given"
     )
@@ -119,6 +147,8 @@ def _set(args: argparse.Namespace, session: Session) -> int:
 def _given(args: argparse.Namespace, session: Session) -> str:
     """The value: from the command line, from standard input, or asked for."""
     key = args.key
+    if args.value is not None and args.value.startswith("@"):
+        return _file(args.value[1:])
     if args.value is not None and args.value != "-":
         if args.secret:
             better = f"micro config set {key} --secret, which asks for it"
@@ -136,7 +166,26 @@ def _given(args: argparse.Namespace, session: Session) -> str:
         )
     if not found:
         raise failures.UsageError(f"the value is missing: type micro config set {key} VALUE, or pipe it in")
-    return found.removesuffix("\n").removesuffix("\r")
+    return _unended(found)
+
+
+def _file(name: str) -> str:
+    """What is in a file, without its last line end. Raises UsageError."""
+    try:
+        with Path(name).expanduser().open(encoding="utf-8", newline="") as file:
+            found = file.read(_LONGEST + 1)
+    except OSError as error:
+        hint = "text that begins with @ is piped in"
+        raise failures.UsageError(f"cannot read {name}: {error.strerror}; {hint}") from None
+    except UnicodeDecodeError:
+        raise failures.UsageError(f"{name} is not UTF-8: keep bytes in the store, or in base64") from None
+    if len(found) > _LONGEST:
+        raise failures.UsageError(f"{name} has more than {_LONGEST:,} characters: keep large values in the store")
+    return _unended(found)
+
+
+def _unended(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _is_json(text: str) -> bool:
@@ -178,7 +227,7 @@ def _history(args: argparse.Namespace, session: Session) -> int:
         if len(page) < int(request["limit"]):
             break
     if args.output == "json":
-        session.out.json([_record(one) for one in found])
+        session.out.line(_json([_record(one) for one in found]))
         return failures.OK
     rows = [
         (
@@ -203,7 +252,7 @@ def _record(one: Mapping[str, Any]) -> dict[str, Any]:
         "account": one.get("account", ""),
         "action": one.get("action", ""),
         "path": one.get("path", ""),
-        "value": json.loads(data) if data else None,
+        "value": _value(data) if data else None,
     }
 
 
@@ -261,9 +310,9 @@ ACTIONS = (
         _set,
         _set_arguments,
         _keys,
-        "What takes the place of a secret is a secret too.",
+        "For example: micro config set db.host localhost\nWhat takes the place of a secret is a secret too.",
     ),
-    Action("del", "remove a value, or all below a path", _delete, word("KEY", "path with dots"), _keys, also="delete"),
+    Action("delete", "remove a value, or all below a path", _delete, word("KEY", "path with dots"), _keys, also="del"),
     Action("list", "list all values, each with its path", _list, _list_arguments, _keys),
     Action("history", "list the changes, the newest first", _history, _history_arguments, _keys),
     Action("rollback", "bring back what was there after a revision", _rollback, _rollback_arguments, _keys),

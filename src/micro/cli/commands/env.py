@@ -114,7 +114,13 @@ ACTIONS = (
     Action("list", "list the environments, * marks the current one", _list, add_output),
     Action("get", "print the current one's name", _get),
     Action("set", "talk to another one from now on", _set, word("NAME", "of the environment"), _names),
-    Action("add", "add one, reached at the address of its proxy", _add, _add_arguments, None, _NOTE),
+    Action(
+        "add",
+        "add one, reached at the address of its proxy",
+        _add,
+        _add_arguments,
+        note=f"For example: micro env add prod proxy.example.com:443\n{_NOTE}",
+    ),
     Action(
         "set-address",
         "say where one is; none takes that of dev or platform away",
@@ -123,5 +129,5 @@ ACTIONS = (
         lambda session: [*PLACES, *_added(session)],
         _NOTE,
     ),
-    Action("del", "remove one, and its session", _remove, word("NAME", "of the environment"), _added),
+    Action("delete", "remove one, and its session", _remove, word("NAME", "of the environment"), _added, also="del"),
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from micro.cli import arguments, asking, consuming, failures, messages, topics
-from micro.cli.actions import Action, add_output
+from micro.cli.actions import Action, add_output, add_text_output
 from micro.cli.commands.broker import number
 from micro.cli.session import Session
 from micro.domain import topic
@@ -87,7 +88,7 @@ def _publish_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dedup-id", metavar="ID", default="", help="publish once: the same one in two minutes is not")
     parser.add_argument("--timestamp", metavar="TIME", default="", help="when it happened, 2026-01-31T08:00Z [now]")
-    add_output(parser)
+    add_text_output(parser)
 
 
 def _publish(args: argparse.Namespace, session: Session) -> int:
@@ -394,8 +395,31 @@ def _known(session: Session) -> list[str]:
     return [str(one.get("name", "")) for one in session.platform.events("Topics/List", {}, 0.5).get("topics", [])]
 
 
+def _hinted(run: Callable[[argparse.Namespace, Session], int]) -> Callable[[argparse.Namespace, Session], int]:
+    """The same, and where there is no such topic, it names the one that was probably meant."""
+
+    def hinted(args: argparse.Namespace, session: Session) -> int:
+        try:
+            return run(args, session)
+        except Error as error:
+            if error.kind is Kind.NOT_FOUND and error.message.startswith(f"there is no topic {args.topic}:"):
+                with contextlib.suppress(Error):
+                    near = failures.closest(args.topic, _known(session))
+                    error.message = f"there is no topic {args.topic}: did you mean {near}?" if near else error.message
+            raise
+
+    return hinted
+
+
 ACTIONS = (
-    Action("publish", "append an event to a topic; it is kept when this returns", _publish, _publish_arguments, _known),
+    Action(
+        "publish",
+        "append an event to a topic; it is kept when this returns",
+        _publish,
+        _publish_arguments,
+        _known,
+        """For example: micro events publish orders '{"id": 7}' --key 7""",
+    ),
     Action(
         "consume",
         "print events as they come",
@@ -405,14 +429,18 @@ ACTIONS = (
         "With a group, what was printed counts as handled, and --from says where a new group begins. Without one,\n"
         "every event is printed and nothing is remembered. A topic that is not there yet is waited for.",
     ),
-    Action("read", "print events of a topic without consuming them", _read, _read_arguments, _known),
-    Action("topics", "list topics, or show one with its groups", _topics, _topics_arguments, _known),
-    Action("groups", "list the groups of a topic, and how far each has come", _groups, _groups_arguments, _known),
-    Action("reset", "let a group go on from another place", _reset, _reset_arguments, _known),
-    Action("forget", "remove a group", _forget, _forget_arguments, _known),
-    Action("dead-letters", "list what a group could not handle", _dead_letters, _dead_letters_arguments, _known),
-    Action("redrive", "deliver dead letters to their group again", _redrive, _chosen_arguments, _known),
-    Action("drop", "remove dead letters", _drop, _drop_arguments, _known),
+    Action("read", "print events of a topic without consuming them", _hinted(_read), _read_arguments, _known),
+    Action("topics", "list topics, or show one with its groups", _hinted(_topics), _topics_arguments, _known),
+    Action(
+        "groups", "list the groups of a topic, and how far each has come", _hinted(_groups), _groups_arguments, _known
+    ),
+    Action("reset", "let a group go on from another place", _hinted(_reset), _reset_arguments, _known),
+    Action("forget", "remove a group", _hinted(_forget), _forget_arguments, _known),
+    Action(
+        "dead-letters", "list what a group could not handle", _hinted(_dead_letters), _dead_letters_arguments, _known
+    ),
+    Action("redrive", "deliver dead letters to their group again", _hinted(_redrive), _chosen_arguments, _known),
+    Action("drop", "remove dead letters", _hinted(_drop), _drop_arguments, _known),
     Action(
         "retain",
         "say how long a topic keeps its events; 0 is no limit",

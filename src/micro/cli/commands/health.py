@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import NamedTuple
 
 from micro.cli import failures
@@ -13,9 +14,12 @@ from micro.domain.record import Durability
 
 _CORE = ("registry", "auth", "network", "runtime", "store", "config", "broker", "events")
 _KEEPING = ("registry", "store", "events")
+_OF_NAMESPACES = ("store", "config")
 _DATA_PLANES = ("mesh", "api", "proxy")
 _READY, _NOT_READY, _DOWN = "ready", "not ready", "down"
 _PAUSE = 0.2
+_APART = "; a batch is published one by one, not all or nothing: NATS is older than 2.12.1"
+_DAMAGED = "a database is damaged"
 
 
 class Check(NamedTuple):
@@ -59,6 +63,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
             break
         session.sleep(_PAUSE)
     checks = [_durable(session.platform, check) for check in checks]
+    checks = [_named(session, check) if check.detail == _DAMAGED else check for check in checks]
     if args.output == "json":
         session.out.json([check._asdict() for check in checks])
     else:
@@ -83,21 +88,36 @@ def _asked(platform: Platform, name: str) -> Check:
     try:
         status = platform.check(name)
     except failures.UnreachableError as error:
-        if error.message.startswith("no server at"):
+        if error.message.startswith(("no server at", "no secure connection to")):
             raise
         return Check(name, _DOWN, error.message)
     except Error as error:
         return Check(name, _DOWN, error.message)
-    return Check(name, _READY) if status == "SERVING" else Check(name, _NOT_READY, status.lower().replace("_", " "))
+    if status != "SERVING":
+        return Check(name, _NOT_READY, status.lower().replace("_", " "))
+    damaged = name in _OF_NAMESPACES and platform.damaged(name)
+    return Check(name, _NOT_READY, _DAMAGED) if damaged else Check(name, _READY)
+
+
+def _named(session: Session, check: Check) -> Check:
+    """With the names of the databases that are damaged, of those that may be seen. The others are served."""
+    platform, every = session.platform, {session.namespace}
+    with contextlib.suppress(Error):
+        every |= {str(one["name"]) for one in platform.auth("Namespaces/List", {}).get("namespaces", [])}
+    names = [name for name in sorted(every) if platform.is_damaged(check.name, name)]
+    which = f"the database of {', '.join(names)}" if names else "a database of another namespace"
+    return check._replace(detail=f"{which} is damaged; see: {session.micro} logs {check.name}")
 
 
 def _durable(platform: Platform, check: Check) -> Check:
     """With what an acknowledged change outlives, for those that keep any and say so."""
     if check.name not in _KEEPING or check.status != _READY:
         return check
-    name = platform.metadata(check.name).get("durability", "").upper()
+    told = platform.metadata(check.name)
+    name = told.get("durability", "").upper()
     kept = Durability.__members__.get(name)
-    return check._replace(detail=f"durability {name.lower()}: {kept.value}") if kept else check
+    apart = _APART if told.get("batches") == "apart" else ""
+    return check._replace(detail=f"durability {name.lower()}: {kept.value}{apart}") if kept else check
 
 
 def _data_planes(platform: Platform, network: Check, trusted: bool) -> list[Check]:

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from micro.cli import failures, scaffold
+from micro.cli.catalog import TAKEN
 from micro.cli.session import Session
 
 
@@ -32,6 +33,9 @@ def run(args: argparse.Namespace, session: Session) -> int:
     session.out.line(session.out.styled("next:", "dim"))
     session.out.line(f"  cd {shlex.quote(str(folder))}")
     session.out.line("  micro run .")
+    if new.name in TAKEN:
+        call = scaffold.typed(new).call
+        session.err.line(f"note: micro {new.name} means something else, so this service is called so: {call}")
     return failures.OK
 
 

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, "1, or as many as run already")
     parser.add_argument("--no-wait", "--no_wait", action="store_true", help="return without waiting until it answers")
     parser.add_argument("--watch", "-w", action="store_true", help="take every saved change live, until Ctrl-C")
+    parser.epilog = "For example: micro run . --instances 2 --env-vars GREETING=Moin"
 
 
 def add_settings(parser: argparse.ArgumentParser, usual: str) -> None:
@@ -25,16 +26,16 @@ def add_settings(parser: argparse.ArgumentParser, usual: str) -> None:
     parser.add_argument("--version", metavar="VERSION", default="", help="version of the service [latest]")
     parser.add_argument(
         "-e",
-        "--env_vars",
         "--env-vars",
-        metavar="K=V",
+        "--env_vars",
+        metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="set a variable of the service, repeatable; the environment is --env",
+        help="set a variable of the service; repeatable. The environment is --env",
     )
     parser.add_argument("-i", "--instances", metavar="N", type=instances, default=0, help=f"how many to run [{usual}]")
     parser.add_argument(
-        "--metadata", metavar="K=V", action="append", default=[], help="attach a pair to the service; repeatable"
+        "--metadata", metavar="KEY=VALUE", action="append", default=[], help="attach a pair to the service; repeatable"
     )
 
 

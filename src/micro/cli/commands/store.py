@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any
 
-from micro.cli import copying, failures, flags, following, messages, records
-from micro.cli.actions import Action, add_output
+from micro.cli import arguments, copying, failures, flags, following, messages, records
+from micro.cli.actions import Action, add_text_output
 from micro.cli.session import Session
 from micro.domain.errors import Error
 
@@ -33,6 +34,11 @@ def _range_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-l", "--limit", metavar="N", type=_count, default=0, help="how many at most [all]")
     parser.add_argument("--offset", metavar="N", type=_count, default=0, help="how many to pass over first [0]")
     parser.add_argument("--order", choices=("asc", "desc"), default="asc", help="of the keys, by their bytes [asc]")
+    parser.add_argument("--from", dest="start", metavar="KEY", default="", help="the least key of a range")
+    parser.add_argument("--until", metavar="KEY", default="", help="the end of a range, itself left out")
+    parser.add_argument(
+        "--cursor", metavar="KEY", default="", help="go on after this key, the last one of what was shown before"
+    )
 
 
 def _prefix_argument(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +65,22 @@ def _database(args: argparse.Namespace, session: Session) -> dict[str, Any]:
 def _place(args: argparse.Namespace, session: Session) -> dict[str, Any]:
     """The database and table that the flags name; what is not named is the server's to say."""
     return _database(args, session) | ({"table": args.table} if getattr(args, "table", "") else {})
+
+
+def _range(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "limit": args.limit,
+        "offset": args.offset,
+        "order": args.order,
+        "from": args.start,
+        "until": args.until,
+        "cursor": args.cursor,
+    }
+
+
+def _narrowed(args: argparse.Namespace) -> bool:
+    """Whether some of a table's records are asked for by their place."""
+    return bool(args.offset or args.start or args.until or args.cursor)
 
 
 def _prefix(args: argparse.Namespace) -> str | None:
@@ -92,20 +114,24 @@ def _read_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _read(args: argparse.Namespace, session: Session) -> int:
     prefix = _prefix(args)
-    if prefix is None and not args.key:
+    if prefix is None and not args.key and not _narrowed(args):
         raise failures.UsageError("KEY is missing: type micro store read KEY, or --prefix for all")
-    if prefix is None:
+    if prefix is None and args.key and _narrowed(args):
+        raise failures.UsageError(
+            "KEY is one record: leave --from, --until, --cursor and --offset out, or add --prefix"
+        )
+    if prefix is None and args.key:
         request = {"key": args.key, "options": _place(args, session)}
         found = iter(session.platform.store("Store/Read", request, PATIENCE).get("records", []))
     else:
-        found = _pages(prefix, args, session)
+        found = _pages(prefix or "", args, session)
     if args.output == "json":
         now = session.now()
         session.out.json([records.shown(one, now, args.table) for one in found])
         return failures.OK
     first = next(found, None)
     if first is None:
-        _nothing(args, session, narrowed=bool(prefix or args.offset))
+        _nothing(args, session, narrowed=bool(prefix) or _narrowed(args))
         return failures.OK
     found = itertools.chain([first], found)
     if args.verbose:
@@ -118,17 +144,14 @@ def _read(args: argparse.Namespace, session: Session) -> int:
 
 def _pages(prefix: str, args: argparse.Namespace, session: Session) -> Iterator[dict[str, Any]]:
     """All records that fit, fetched as they are needed."""
-    left, cursor = args.limit, ""
-    options = _place(args, session) | {"prefix": True, "order": args.order, "offset": args.offset}
+    left, options = args.limit, _place(args, session) | _range(args) | {"prefix": True}
     while True:
-        limit = min(left, _PAGE) if args.limit else 0
-        page = session.platform.store(
-            "Store/Read", {"key": prefix, "options": options | {"limit": limit, "cursor": cursor}}, PATIENCE
-        )
+        options["limit"] = min(left, _PAGE) if args.limit else 0
+        page = session.platform.store("Store/Read", {"key": prefix, "options": options}, PATIENCE)
         found = page.get("records", [])
         yield from found
-        left, cursor, options["offset"] = left - len(found), page.get("cursor", ""), 0
-        if not cursor or (args.limit and left <= 0):
+        left, options["cursor"], options["offset"] = left - len(found), page.get("cursor", ""), 0
+        if not options["cursor"] or (args.limit and left <= 0):
             return
 
 
@@ -152,15 +175,18 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="PREFIX", nargs="?", default="", help="what keys begin with [all keys]")
     parser.add_argument("-p", "--prefix", nargs="?", const=True, metavar="PREFIX", help="the same, as a flag")
     parser.add_argument("--suffix", metavar="TEXT", default="", help="what keys end with")
+    parser.add_argument("--exact", action="store_true", help="PREFIX is a key: this one alone, if it is there")
     _range_arguments(parser)
-    add_output(parser)
+    add_text_output(parser)
     _place_arguments(parser)
 
 
 def _list(args: argparse.Namespace, session: Session) -> int:
     prefix = _prefix(args)
-    options = _place(args, session) | {"prefix": args.key if prefix is None else prefix, "suffix": args.suffix}
-    options |= {"limit": args.limit, "offset": args.offset, "order": args.order}
+    which = args.key if prefix is None else prefix
+    if args.exact and not which:
+        raise failures.UsageError("the key is missing: type micro store list KEY --exact")
+    options = _place(args, session) | _range(args) | {"key" if args.exact else "prefix": which, "suffix": args.suffix}
     keys = (
         key
         for answer in session.platform.store_stream("Store/List", [{"options": options}], PATIENCE)
@@ -169,11 +195,12 @@ def _list(args: argparse.Namespace, session: Session) -> int:
     if args.output == "json":
         session.out.json(list(keys))
         return failures.OK
-    count = 0
-    for count, key in enumerate(keys, 1):
+    empty = True
+    for key in keys:
+        empty = False
         session.out.line(records.printable(key, line=True) if session.out.terminal else key)
-    if not count:
-        _nothing(args, session, narrowed=bool(options["prefix"] or args.suffix or args.offset))
+    if empty:
+        _nothing(args, session, narrowed=bool(which or args.suffix) or _narrowed(args))
     return failures.OK
 
 
@@ -199,6 +226,8 @@ def _names(endpoint: str, field: str, args: argparse.Namespace, session: Session
     else:
         for name in found:
             session.out.line(name)
+    if not found and args.output != "json":
+        session.err.line(f"no {'table' if field == 'tables' else 'namespace'} holds records yet")
     return failures.OK
 
 
@@ -208,7 +237,7 @@ def _databases(args: argparse.Namespace, session: Session) -> int:
 
 def _tables_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--database", metavar="NAME", default="", help="the namespace [the current one]")
-    add_output(parser)
+    add_text_output(parser)
 
 
 def _tables(args: argparse.Namespace, session: Session) -> int:
@@ -229,6 +258,9 @@ def _write_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         type=_lifetime,
         help="how long it lives: 500ms, 10s, 2h [for ever]; also --ttl",
+    )
+    parser.add_argument(
+        "--metadata", metavar="KEY=VALUE", action="append", default=[], help="attach JSON, or else text; repeatable"
     )
     _condition_argument(parser)
     _place_arguments(parser)
@@ -252,9 +284,23 @@ def _write(args: argparse.Namespace, session: Session) -> int:
     record: dict[str, Any] = {"key": args.key, "value": messages.encoded(value)}
     if args.expiry is not None:
         record["expiry"] = args.expiry
+    if args.metadata:
+        from micro.domain.record import check_exact
+
+        pairs = arguments.pairs(args.metadata, "--metadata")
+        record["metadata"] = {name: _typed(text) for name, text in pairs.items()}
+        check_exact(record["metadata"], "--metadata")
     request = {"record": record, "options": _place(args, session)} | _condition(args)
     session.platform.store("Store/Write", request, PATIENCE)
     return failures.OK
+
+
+def _typed(text: str) -> Any:
+    """What JSON says, else the text."""
+    try:
+        return json.loads(text, parse_constant=messages.no_json)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _condition(args: argparse.Namespace) -> dict[str, Any]:
@@ -328,11 +374,18 @@ def _keys(session: Session) -> list[str]:
 
 ACTIONS = (
     Action("read", "print the value of a key, or of all keys with a prefix", _read, _read_arguments, _keys),
-    Action("write", "keep a value under a key", _write, _write_arguments, _keys),
+    Action(
+        "write",
+        "keep a value under a key",
+        _write,
+        _write_arguments,
+        _keys,
+        """For example: micro store write user/ann '{"name": "Ann"}'""",
+    ),
     Action("list", "list keys", _list, _list_arguments),
     Action("delete", "remove a record", _delete, _delete_arguments, _keys),
     Action("watch", "print changes as they happen", _watch, _watch_arguments, _keys),
     Action("tables", "list the tables that hold records", _tables, _tables_arguments),
-    Action("databases", "list the namespaces that hold records", _databases, add_output),
+    Action("databases", "list the namespaces that hold records", _databases, add_text_output),
     *copying.ACTIONS,
 )

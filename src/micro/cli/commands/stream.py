@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 
-from micro.cli import calling
+from micro.cli import calling, checking
 from micro.cli.commands import call
 from micro.cli.session import Session
 from micro.domain.service import StreamKind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    call.add_arguments(parser)
+    call.add_call_arguments(parser)
     parser.epilog = (
+        """For example: micro stream helloworld Helloworld.Stream '{"count": 3}'\n"""
         "Where the endpoint takes a stream and no JSON is given, messages are read from standard input,\n"
         "one JSON object a line. On a pipe each answer is one line of JSON."
     )
@@ -27,5 +28,6 @@ def run(args: argparse.Namespace, session: Session) -> int:
         endpoint = endpoint.__class__(
             endpoint.name, endpoint.path, endpoint.request, endpoint.response, StreamKind.SERVER
         )
-    messages = None if args.body else calling.typed_messages(endpoint.kind, session)
+    messages = None if args.body else calling.typed_messages(endpoint, session)
+    checking.check(endpoint.request, body)
     return calling.perform(args.service, endpoint, json.dumps(body).encode("utf-8"), options, session, messages)

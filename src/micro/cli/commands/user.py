@@ -6,7 +6,7 @@ import argparse
 import re
 
 from micro.cli import asking, failures
-from micro.cli.actions import Action, add_output, word
+from micro.cli.actions import Action, add_text_output, word
 from micro.cli.session import Session
 from micro.domain import account, names
 from micro.domain.audience import Audience
@@ -219,7 +219,7 @@ def _pairs(rows: list[tuple[str, str]], session: Session) -> None:
 
 
 ACTIONS = (
-    Action("", "show who is logged in, where, and with which scopes", _who, add_output),
+    Action("", "show who is logged in, where, and with which scopes", _who, add_text_output),
     Action(
         "token",
         "print the access token for calls of services",
@@ -230,7 +230,7 @@ ACTIONS = (
     Action("set password", "change the password", _set_password, _password_arguments),
     Action("namespace", "print the current namespace", _namespace),
     Action("namespace set", "choose the current namespace", _set_namespace, word("NAME", "of a namespace"), namespaces),
-    Action("config", "list the settings", _settings, add_output),
+    Action("config", "list the settings", _settings, add_text_output),
     Action("config get", "print a setting", _get, word("KEY", "of the setting"), _keys),
     Action("config set", "change a setting", _set, _set_arguments, _keys),
     Action("config delete", "remove a setting", _delete, word("KEY", "of the setting"), _keys),
