@@ -918,7 +918,8 @@ class AccountsClientSync(ConnectClientSync):
         )
 class Rules(Protocol):
     """
-    Rules manages who may call the services of one namespace.
+    Rules manages who may call the users' services of one namespace. What the platform's own services ask for is fixed: a
+    rule that names one of them is answered INVALID_ARGUMENT.
     """
     async def create(self, request: RulesCreateRequest, ctx: RequestContext[RulesCreateRequest, RulesCreateResponse], /) -> RulesCreateResponse:
         """
@@ -1021,7 +1022,8 @@ class RulesASGIApplication(ConnectASGIApplication[Rules]):
 
 class RulesClient(ConnectClient):
     """
-    Rules manages who may call the services of one namespace.
+    Rules manages who may call the users' services of one namespace. What the platform's own services ask for is fixed: a
+    rule that names one of them is answered INVALID_ARGUMENT.
     """
     async def create(
         self,
@@ -1118,7 +1120,8 @@ class RulesClient(ConnectClient):
 
 class RulesSync(Protocol):
     """
-    Rules manages who may call the services of one namespace.
+    Rules manages who may call the users' services of one namespace. What the platform's own services ask for is fixed: a
+    rule that names one of them is answered INVALID_ARGUMENT.
     """
     def create(self, request: RulesCreateRequest, ctx: RequestContext[RulesCreateRequest, RulesCreateResponse], /) -> RulesCreateResponse:
         """
@@ -1219,7 +1222,8 @@ class RulesWSGIApplication(ConnectWSGIApplication):
 
 class RulesClientSync(ConnectClientSync):
     """
-    Rules manages who may call the services of one namespace.
+    Rules manages who may call the users' services of one namespace. What the platform's own services ask for is fixed: a
+    rule that names one of them is answered INVALID_ARGUMENT.
     """
     def create(
         self,
@@ -2194,7 +2198,7 @@ class Audit(Protocol):
     """
     async def list(self, request: AuditListRequest, ctx: RequestContext[AuditListRequest, AuditListResponse], /) -> AuditListResponse:
         """
-        List tells logins and changes, the newest first.
+        List tells logins and changes, the newest first, a page at a time.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -2252,7 +2256,7 @@ class AuditClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> AuditListResponse:
         """
-        List tells logins and changes, the newest first.
+        List tells logins and changes, the newest first, a page at a time.
         """
         return await self.execute_unary(
             request=request,
@@ -2274,7 +2278,7 @@ class AuditSync(Protocol):
     """
     def list(self, request: AuditListRequest, ctx: RequestContext[AuditListRequest, AuditListResponse], /) -> AuditListResponse:
         """
-        List tells logins and changes, the newest first.
+        List tells logins and changes, the newest first, a page at a time.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -2330,7 +2334,7 @@ class AuditClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> AuditListResponse:
         """
-        List tells logins and changes, the newest first.
+        List tells logins and changes, the newest first, a page at a time.
         """
         return self.execute_unary(
             request=request,

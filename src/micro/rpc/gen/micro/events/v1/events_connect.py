@@ -45,7 +45,9 @@ class Stream(Protocol):
 
     async def publish_batch(self, request: PublishBatchRequest, ctx: RequestContext[PublishBatchRequest, PublishBatchResponse], /) -> PublishBatchResponse:
         """
-        PublishBatch appends several events to one topic, one behind the other: all of them or none.
+        PublishBatch appends several events to one topic, in order: all of them, one behind the other, or none. Where one of
+        them was published before (`dedup_id`), or NATS is older than 2.12.1, they are appended one by one, and a failure
+        may leave a part of them: the same batch with a dedup_id for each, published again, adds what is missing.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -162,7 +164,9 @@ class StreamClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> PublishBatchResponse:
         """
-        PublishBatch appends several events to one topic, one behind the other: all of them or none.
+        PublishBatch appends several events to one topic, in order: all of them, one behind the other, or none. Where one of
+        them was published before (`dedup_id`), or NATS is older than 2.12.1, they are appended one by one, and a failure
+        may leave a part of them: the same batch with a dedup_id for each, published again, adds what is missing.
         """
         return await self.execute_unary(
             request=request,
@@ -221,7 +225,9 @@ class StreamSync(Protocol):
 
     def publish_batch(self, request: PublishBatchRequest, ctx: RequestContext[PublishBatchRequest, PublishBatchResponse], /) -> PublishBatchResponse:
         """
-        PublishBatch appends several events to one topic, one behind the other: all of them or none.
+        PublishBatch appends several events to one topic, in order: all of them, one behind the other, or none. Where one of
+        them was published before (`dedup_id`), or NATS is older than 2.12.1, they are appended one by one, and a failure
+        may leave a part of them: the same batch with a dedup_id for each, published again, adds what is missing.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -336,7 +342,9 @@ class StreamClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> PublishBatchResponse:
         """
-        PublishBatch appends several events to one topic, one behind the other: all of them or none.
+        PublishBatch appends several events to one topic, in order: all of them, one behind the other, or none. Where one of
+        them was published before (`dedup_id`), or NATS is older than 2.12.1, they are appended one by one, and a failure
+        may leave a part of them: the same batch with a dedup_id for each, published again, adds what is missing.
         """
         return self.execute_unary(
             request=request,

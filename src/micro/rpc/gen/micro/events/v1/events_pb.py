@@ -153,7 +153,7 @@ class NewEvent(Message[_NewEventFields]):
             ```
         dedup_id:
             An event with the same one, up to 255 bytes of UTF-8, that was published to the topic within the last two minutes
-            is not appended again.
+            is not appended again; within less, where the topic keeps events for less.
 
             ```proto
             string dedup_id = 5;
@@ -222,7 +222,7 @@ class PublishRequest(Message[_PublishRequestFields]):
             ```
         dedup_id:
             An event with the same one, up to 255 bytes of UTF-8, that was published to the topic within the last two minutes
-            is not appended again: that one's id and offset are told.
+            is not appended again: that one's id and offset are told. Within less, where the topic keeps events for less.
 
             ```proto
             string dedup_id = 6;

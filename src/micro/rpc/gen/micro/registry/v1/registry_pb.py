@@ -243,7 +243,7 @@ class Endpoint(Message[_EndpointFields]):
         timeout: float
         description: str
 
-_ValueFields: TypeAlias = Literal["name", "type", "type_name", "repeated", "optional", "values", "enum_values", "key_type", "description"]
+_ValueFields: TypeAlias = Literal["name", "type", "type_name", "repeated", "optional", "values", "enum_values", "key_type", "description", "oneof", "json_name"]
 
 class Value(Message[_ValueFields]):
     """
@@ -308,9 +308,21 @@ class Value(Message[_ValueFields]):
             ```proto
             string description = 9;
             ```
+        oneof:
+            Name of the oneof that the field is part of: only one of its fields may be set. Empty for none.
+
+            ```proto
+            string oneof = 10;
+            ```
+        json_name:
+            Name of the field in JSON, where it is not the usual one: "zipCode" for zip_code.
+
+            ```proto
+            string json_name = 11;
+            ```
     """
 
-    __slots__ = ("name", "type", "type_name", "repeated", "optional", "values", "enum_values", "key_type", "description")
+    __slots__ = ("name", "type", "type_name", "repeated", "optional", "values", "enum_values", "key_type", "description", "oneof", "json_name")
 
     if TYPE_CHECKING:
 
@@ -326,6 +338,8 @@ class Value(Message[_ValueFields]):
             enum_values: list[str] | None = None,
             key_type: str = "",
             description: str = "",
+            oneof: str = "",
+            json_name: str = "",
         ) -> None:
             pass
 
@@ -338,6 +352,8 @@ class Value(Message[_ValueFields]):
         enum_values: list[str]
         key_type: str
         description: str
+        oneof: str
+        json_name: str
 
 _GetServiceRequestFields: TypeAlias = Literal["name", "namespace"]
 
@@ -786,7 +802,7 @@ class WatchResponse(Message[_WatchResponseFields]):
 
 
 _DESC = file_desc(
-    b'\n micro/registry/v1/registry.proto\x12\x11micro.registry.v1"\xfa\x02\n\x07Service\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace\x12D\n\x08metadata\x18\x04 \x03(\x0b2(.micro.registry.v1.Service.MetadataEntryR\x08metadata\x12-\n\x05nodes\x18\x05 \x03(\x0b2\x17.micro.registry.v1.NodeR\x05nodes\x129\n\tendpoints\x18\x06 \x03(\x0b2\x1b.micro.registry.v1.EndpointR\tendpoints\x12 \n\x0bdescriptors\x18\x07 \x01(\x0cR\x0bdescriptors\x12\x14\n\x05since\x18\x08 \x01(\tR\x05since\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\xb0\x01\n\x04Node\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07address\x18\x02 \x01(\tR\x07address\x12A\n\x08metadata\x18\x03 \x03(\x0b2%.micro.registry.v1.Node.MetadataEntryR\x08metadata\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\x84\x02\n\x08Endpoint\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x122\n\x07request\x18\x03 \x01(\x0b2\x18.micro.registry.v1.ValueR\x07request\x124\n\x08response\x18\x04 \x01(\x0b2\x18.micro.registry.v1.ValueR\x08response\x12\x16\n\x06stream\x18\x05 \x01(\x08R\x06stream\x12\x12\n\x04kind\x18\x06 \x01(\tR\x04kind\x12\x18\n\x07timeout\x18\x07 \x01(\x01R\x07timeout\x12 \n\x0bdescription\x18\x08 \x01(\tR\x0bdescription"\x94\x02\n\x05Value\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x1b\n\ttype_name\x18\x03 \x01(\tR\x08typeName\x12\x1a\n\x08repeated\x18\x04 \x01(\x08R\x08repeated\x12\x1a\n\x08optional\x18\x05 \x01(\x08R\x08optional\x120\n\x06values\x18\x06 \x03(\x0b2\x18.micro.registry.v1.ValueR\x06values\x12\x1f\n\x0benum_values\x18\x07 \x03(\tR\nenumValues\x12\x19\n\x08key_type\x18\x08 \x01(\tR\x07keyType\x12 \n\x0bdescription\x18\t \x01(\tR\x0bdescription"E\n\x11GetServiceRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"L\n\x12GetServiceResponse\x126\n\x08services\x18\x01 \x03(\x0b2\x1a.micro.registry.v1.ServiceR\x08services"3\n\x13ListServicesRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace"N\n\x14ListServicesResponse\x126\n\x08services\x18\x01 \x03(\x0b2\x1a.micro.registry.v1.ServiceR\x08services"Y\n\x0fRegisterRequest\x124\n\x07service\x18\x01 \x01(\x0b2\x1a.micro.registry.v1.ServiceR\x07service\x12\x10\n\x03ttl\x18\x02 \x01(\x01R\x03ttl".\n\x10RegisterResponse\x12\x1a\n\x08revision\x18\x01 \x01(\x04R\x08revision"^\n\x11DeregisterRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x17\n\x07node_id\x18\x03 \x01(\tR\x06nodeId"0\n\x12DeregisterResponse\x12\x1a\n\x08revision\x18\x01 \x01(\x04R\x08revision"\\\n\x0cWatchRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1a\n\x08revision\x18\x03 \x01(\x04R\x08revision"\xb6\x02\n\rWatchResponse\x12?\n\x06action\x18\x01 \x01(\x0e2\'.micro.registry.v1.WatchResponse.ActionR\x06action\x124\n\x07service\x18\x02 \x01(\x0b2\x1a.micro.registry.v1.ServiceR\x07service\x12\x1a\n\x08revision\x18\x03 \x01(\x04R\x08revision"\x91\x01\n\x06Action\x12\x16\n\x12ACTION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CREATE\x10\x01\x12\x11\n\rACTION_UPDATE\x10\x02\x12\x11\n\rACTION_DELETE\x10\x03\x12\x11\n\rACTION_EXPIRE\x10\x04\x12\x10\n\x0cACTION_RESET\x10\x05\x12\x11\n\rACTION_SYNCED\x10\x062\xc4\x03\n\x08Registry\x12Y\n\nGetService\x12$.micro.registry.v1.GetServiceRequest\x1a%.micro.registry.v1.GetServiceResponse\x12_\n\x0cListServices\x12&.micro.registry.v1.ListServicesRequest\x1a\'.micro.registry.v1.ListServicesResponse\x12S\n\x08Register\x12".micro.registry.v1.RegisterRequest\x1a#.micro.registry.v1.RegisterResponse\x12Y\n\nDeregister\x12$.micro.registry.v1.DeregisterRequest\x1a%.micro.registry.v1.DeregisterResponse\x12L\n\x05Watch\x12\x1f.micro.registry.v1.WatchRequest\x1a .micro.registry.v1.WatchResponse0\x01b\x06proto3',
+    b'\n micro/registry/v1/registry.proto\x12\x11micro.registry.v1"\xfa\x02\n\x07Service\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace\x12D\n\x08metadata\x18\x04 \x03(\x0b2(.micro.registry.v1.Service.MetadataEntryR\x08metadata\x12-\n\x05nodes\x18\x05 \x03(\x0b2\x17.micro.registry.v1.NodeR\x05nodes\x129\n\tendpoints\x18\x06 \x03(\x0b2\x1b.micro.registry.v1.EndpointR\tendpoints\x12 \n\x0bdescriptors\x18\x07 \x01(\x0cR\x0bdescriptors\x12\x14\n\x05since\x18\x08 \x01(\tR\x05since\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\xb0\x01\n\x04Node\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07address\x18\x02 \x01(\tR\x07address\x12A\n\x08metadata\x18\x03 \x03(\x0b2%.micro.registry.v1.Node.MetadataEntryR\x08metadata\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\x84\x02\n\x08Endpoint\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x122\n\x07request\x18\x03 \x01(\x0b2\x18.micro.registry.v1.ValueR\x07request\x124\n\x08response\x18\x04 \x01(\x0b2\x18.micro.registry.v1.ValueR\x08response\x12\x16\n\x06stream\x18\x05 \x01(\x08R\x06stream\x12\x12\n\x04kind\x18\x06 \x01(\tR\x04kind\x12\x18\n\x07timeout\x18\x07 \x01(\x01R\x07timeout\x12 \n\x0bdescription\x18\x08 \x01(\tR\x0bdescription"\xc7\x02\n\x05Value\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x1b\n\ttype_name\x18\x03 \x01(\tR\x08typeName\x12\x1a\n\x08repeated\x18\x04 \x01(\x08R\x08repeated\x12\x1a\n\x08optional\x18\x05 \x01(\x08R\x08optional\x120\n\x06values\x18\x06 \x03(\x0b2\x18.micro.registry.v1.ValueR\x06values\x12\x1f\n\x0benum_values\x18\x07 \x03(\tR\nenumValues\x12\x19\n\x08key_type\x18\x08 \x01(\tR\x07keyType\x12 \n\x0bdescription\x18\t \x01(\tR\x0bdescription\x12\x14\n\x05oneof\x18\n \x01(\tR\x05oneof\x12\x1b\n\tjson_name\x18\x0b \x01(\tR\x08jsonName"E\n\x11GetServiceRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"L\n\x12GetServiceResponse\x126\n\x08services\x18\x01 \x03(\x0b2\x1a.micro.registry.v1.ServiceR\x08services"3\n\x13ListServicesRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace"N\n\x14ListServicesResponse\x126\n\x08services\x18\x01 \x03(\x0b2\x1a.micro.registry.v1.ServiceR\x08services"Y\n\x0fRegisterRequest\x124\n\x07service\x18\x01 \x01(\x0b2\x1a.micro.registry.v1.ServiceR\x07service\x12\x10\n\x03ttl\x18\x02 \x01(\x01R\x03ttl".\n\x10RegisterResponse\x12\x1a\n\x08revision\x18\x01 \x01(\x04R\x08revision"^\n\x11DeregisterRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x17\n\x07node_id\x18\x03 \x01(\tR\x06nodeId"0\n\x12DeregisterResponse\x12\x1a\n\x08revision\x18\x01 \x01(\x04R\x08revision"\\\n\x0cWatchRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1a\n\x08revision\x18\x03 \x01(\x04R\x08revision"\xb6\x02\n\rWatchResponse\x12?\n\x06action\x18\x01 \x01(\x0e2\'.micro.registry.v1.WatchResponse.ActionR\x06action\x124\n\x07service\x18\x02 \x01(\x0b2\x1a.micro.registry.v1.ServiceR\x07service\x12\x1a\n\x08revision\x18\x03 \x01(\x04R\x08revision"\x91\x01\n\x06Action\x12\x16\n\x12ACTION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CREATE\x10\x01\x12\x11\n\rACTION_UPDATE\x10\x02\x12\x11\n\rACTION_DELETE\x10\x03\x12\x11\n\rACTION_EXPIRE\x10\x04\x12\x10\n\x0cACTION_RESET\x10\x05\x12\x11\n\rACTION_SYNCED\x10\x062\xc4\x03\n\x08Registry\x12Y\n\nGetService\x12$.micro.registry.v1.GetServiceRequest\x1a%.micro.registry.v1.GetServiceResponse\x12_\n\x0cListServices\x12&.micro.registry.v1.ListServicesRequest\x1a\'.micro.registry.v1.ListServicesResponse\x12S\n\x08Register\x12".micro.registry.v1.RegisterRequest\x1a#.micro.registry.v1.RegisterResponse\x12Y\n\nDeregister\x12$.micro.registry.v1.DeregisterRequest\x1a%.micro.registry.v1.DeregisterResponse\x12L\n\x05Watch\x12\x1f.micro.registry.v1.WatchRequest\x1a .micro.registry.v1.WatchResponse0\x01b\x06proto3',
     [],
     {
         "Service": Service,
