@@ -77,6 +77,7 @@ class Error(Exception):
     """
 
     def __init__(self, kind: Kind, message: str = "", details: Sequence[Any] = ()) -> None:
+        message = str(message)  # an exception is what handlers like to pass on
         super().__init__(message)
         self.kind = kind
         self.message = message

@@ -9,14 +9,11 @@ room, UNAVAILABLE when the storage cannot be reached.
 
 from __future__ import annotations
 
-import asyncio
-import builtins
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import aclosing
 
 from micro.domain import errors
-from micro.domain.errors import Error
 from micro.framework import client
 from micro.ports.blobs import PIECE_BYTES, Blob
 from micro.rpc.gen.micro.store.v1 import store_pb as pb
@@ -50,24 +47,13 @@ async def write(
     if isinstance(data, bytes):
         checksum = checksum or hashlib.sha256(data).hexdigest()
     options = pb.BlobOptions(content_type=content_type, metadata=dict(metadata or {}), public=public, checksum=checksum)
-    failures: builtins.list[BaseException] = []
 
     async def messages() -> AsyncIterator[pb.BlobStoreWriteRequest]:
         yield pb.BlobStoreWriteRequest(key=key, options=options)
-        try:
-            async for piece in _pieces(data):
-                yield pb.BlobStoreWriteRequest(data=piece)
-        except BaseException as error:
-            failures.append(error)
-            raise
+        async for piece in _pieces(data):
+            yield pb.BlobStoreWriteRequest(data=piece)
 
-    try:
-        answer = await _client().write(messages())
-    except (Error, asyncio.CancelledError):
-        if failures and isinstance(failures[0], Exception):
-            raise failures[0] from None  # the call was given up for it
-        raise
-    return _blob(answer.blob)
+    return _blob((await _client().write(messages())).blob)
 
 
 async def read(key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:

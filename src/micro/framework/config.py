@@ -319,8 +319,11 @@ def _told(view: _View, path: str) -> str:
 def _json(value: object, subject: str) -> str:
     try:
         return json.dumps(values.plain(value, subject), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (ValueError, RecursionError):
-        raise TypeError(f"{subject} has no place in JSON: it holds NaN, an infinity or itself") from None
+    except ValueError:
+        raise TypeError(f"{subject} has no place in JSON: it holds NaN or an infinity") from None
+    except RecursionError:
+        most = f"{rules.VALUE_DEPTH} lists and objects are the most"
+        raise errors.invalid_argument(f"{subject} is nested too deeply, or in itself: {most}") from None
 
 
 def _masked(found: Any) -> bool:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
-from micro.domain import backoff, errors
+from micro.domain import backoff, errors, text
 from micro.domain.errors import Error, Kind
 from micro.framework import client
 from micro.rpc import wkt
@@ -43,6 +43,9 @@ _REMEMBERED = 60.0
 
 MAX_REASON = 1024
 """Characters of why an event was not handled."""
+
+MAX_DELAY = 86400.0
+"""Seconds that a try may have to wait."""
 
 _MOST_ABOVE = 4096
 """Offsets above a gap that are remembered: more than events reads ahead."""
@@ -156,8 +159,15 @@ class Delivery:
             self._outbox.ack(self.number, self._owner.waiting)
 
     def nack(self, reason: str, delay: float | None = None, *, give_up: bool = False) -> None:
-        """It is not handled, and this try counts; `give_up` when no other one would help."""
-        self._give(pb.Nack(delivery=self.number, delay=delay, reason=reason[:MAX_REASON], give_up=give_up))
+        """It is not handled, and this try counts; `give_up` when no other one would help.
+
+        Raises INVALID_ARGUMENT for a delay that is none. Events takes the whole of a message or nothing: one that it
+        refused would end the stream, and what else it says would be lost.
+        """
+        if delay is not None and not 0 <= delay <= MAX_DELAY:  # which not-a-number is not either
+            raise errors.invalid_argument(f"delay={delay:g} s is out of range: use 0 to {MAX_DELAY:g} s")
+        told = text.well_formed(str(reason))[:MAX_REASON]
+        self._give(pb.Nack(delivery=self.number, delay=delay, reason=told, give_up=bool(give_up)))
 
     def touch(self) -> None:
         """Its time begins anew."""

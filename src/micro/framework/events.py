@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
+from micro.domain import text
 from micro.domain.errors import Error
 from micro.framework import client, values
 from micro.framework.deliveries import MAX_REASON, Deliveries, Delivery, Wanted
@@ -137,6 +138,8 @@ class Event(Generic[V]):
             delay: seconds until it is tried again; by default what the consumer's `backoff` says.
             reason: for whoever reads the dead letters; 1,024 characters are kept.
             give_up: make it a dead letter at once: no other try would help.
+
+        Raises INVALID_ARGUMENT for a delay that is none, or more than a day; nothing is told then.
         """
         if self._delivery is not None:
             self._delivery.nack(reason, delay, give_up=give_up)
@@ -280,7 +283,8 @@ async def publish(
         key: what it is about, up to 255 bytes: events of one key are handled in order.
         metadata: pairs of strings beside it, up to 64 and 16 KiB.
         timestamp: when it happened; now by default.
-        dedup_id: an event with the same one that was published within the last two minutes is not appended again.
+        dedup_id: an event with the same one that was published within the last two minutes is not appended again;
+            within less, where the topic keeps events for less.
 
     Raises:
         TypeError: a message that cannot be sent, metadata that are no strings.
@@ -290,7 +294,10 @@ async def publish(
 
 
 async def publish_batch(topic: str, messages: Iterable[object]) -> list[Published]:
-    """Append several events to one topic, one behind the other: all of them or none.
+    """Append several events to one topic, in order: all of them, one behind the other, or none.
+
+    Where one of them was published before (`dedup_id`), or NATS is older than 2.12.1, they are appended one by one, and
+    a failure may leave a part of them. With a `dedup_id` for each, the same batch, published again, adds the rest.
 
     Args:
         messages: up to 1,000, and 4 MiB together; `events.New(message, key=…)` for one with more than its payload.
@@ -426,9 +433,12 @@ def decoded(taken: Delivery, as_type: Any) -> Event[Any] | None:
 
 def reason(error: BaseException) -> str:
     """An error as one line, for whoever reads the dead letters."""
-    text = " ".join(str(error).split())
-    known = isinstance(error, Error) and text
-    return (text if known else f"{type(error).__name__}: {text}".rstrip(": "))[:MAX_REASON]
+    try:
+        said = " ".join(text.well_formed(str(error)).split())
+    except Exception:  # noqa: BLE001 - an exception whose words cannot be had is one all the same
+        said = ""
+    known = isinstance(error, Error) and said
+    return (said if known else f"{type(error).__name__}: {said}".rstrip(": "))[:MAX_REASON]
 
 
 def _subject(told: pb.Event) -> str:

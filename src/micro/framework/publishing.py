@@ -105,20 +105,24 @@ class Lines(Generic[N, R]):
                 results = await self._many(topic, [new for new, _ in some])
             else:
                 results = [await self._one(topic, new) for new, _ in some]
-        except Error as error:
-            if len(some) > 1 and error.kind in _ALONE:
+        except Exception as error:  # noqa: BLE001 - theirs, and not of those who wait behind them
+            if len(some) > 1 and isinstance(error, Error) and error.kind in _ALONE:
                 for each in some:
                     await self._send_some(topic, [each])
                 return
             for _, future in some:
                 if not future.done():
-                    future.set_exception(Error(error.kind, error.message, error.details))
-        except BaseException as error:
+                    future.set_exception(_own(error))
+        except BaseException:
             for _, future in some:
-                if not future.done():
-                    future.set_exception(error) if isinstance(error, Exception) else future.cancel()
+                future.cancel()
             raise
         else:
             for (_, future), result in zip(some, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+
+
+def _own(error: Exception) -> Exception:
+    """An error of one of several who share it."""
+    return Error(error.kind, error.message, error.details) if isinstance(error, Error) else error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from micro.domain import errors
-from micro.domain.record import Cause, Json, Metadata
+from micro.domain.record import EXACT, METADATA_DEPTH, Cause, Json, Metadata, check_exact
 from micro.framework import values
 from micro.rpc import wkt
 from micro.rpc.gen.micro.store.v1 import store_pb as pb
@@ -88,13 +88,18 @@ def written(
 
     Raises:
         TypeError: the value, or the metadata, cannot be kept.
-        Error: INVALID_ARGUMENT for a time to live that is not above 0.
+        Error: INVALID_ARGUMENT for a time to live that is not above 0, and for metadata that would not come back as
+            they are.
     """
     data = values.encode(value, subject(key, table))
     made = pb.Record(key=key, value=data, expiry=_seconds(ttl, key))
     if metadata:
         about = f"the metadata of {key!r}"
-        made.metadata = wkt.Struct.from_python(values.plain(metadata, about))
+        try:
+            check_exact(metadata, about)
+            made.metadata = wkt.Struct.from_python(values.plain(metadata, about))
+        except RecursionError:
+            raise errors.invalid_argument(f"{about} is nested too deep: {METADATA_DEPTH} levels are allowed") from None
     return made
 
 
@@ -114,7 +119,7 @@ def _seconds(ttl: float | dt.timedelta | None, key: str) -> float:
 
 def _whole(value: Any) -> Any:
     """Numbers travel as doubles: whole ones are whole again."""
-    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
         return int(value)
     if isinstance(value, list):
         return [_whole(one) for one in value]

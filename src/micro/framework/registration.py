@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 from micro.domain import backoff
 from micro.domain.address import split
@@ -24,6 +26,12 @@ TTL = 90.0
 """Seconds of a lease."""
 
 
+_TICK = 2.0
+STOOD_STILL = 2.9
+"""Seconds between two ticks that mean that the process did nothing else meanwhile either: stopped, or busy in one
+piece. From three on it may have been taken out of the registry."""
+
+
 class Presence:
     """Keeps one instance registered.
 
@@ -34,6 +42,7 @@ class Presence:
         interval: seconds between renewals.
         ttl: seconds of the lease.
         sleep: the clock.
+        standstill: returns when the process has stood still.
         delays: how long to wait after each failure; it begins anew after a success.
     """
 
@@ -45,7 +54,8 @@ class Presence:
         listening: Callable[[], Awaitable[None]],
         interval: float = INTERVAL,
         ttl: float = TTL,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
+        standstill: Callable[[], Coroutine[Any, Any, None]] = lambda: standstill(),
         delays: Callable[[], Iterator[float]] = lambda: backoff.exponential(cap=5.0),
     ) -> None:
         self._registration = registration
@@ -54,6 +64,7 @@ class Presence:
         self._interval = interval
         self._ttl = ttl
         self._sleep = sleep
+        self._standstill = standstill
         self._delays = delays
         self._announced = False
 
@@ -79,7 +90,19 @@ class Presence:
                 if delays is not None:
                     _log.info("registered again")
                     delays = None
-                await self._sleep(self._interval)
+                await self._until_due()
+
+    async def _until_due(self) -> None:
+        """Wait for the next renewal, which is due at once when the process has stood still."""
+        waits = [
+            asyncio.ensure_future(wait)  # owned: by this call
+            for wait in (self._sleep(self._interval), self._standstill())
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
 
     async def _withdraw(self) -> None:
         if not self._announced:
@@ -88,6 +111,17 @@ class Presence:
             await self._registrar.deregister(self._registration)
         except Error as error:
             _log.warning("cannot deregister: %s: the registry will notice within %.0f s", error, self._ttl)
+
+
+async def standstill(tick: float = _TICK, late: float = STOOD_STILL) -> None:
+    """Return once this event loop has stood still: two ticks were further apart than `late`."""
+    before = time.monotonic()
+    while True:
+        await asyncio.sleep(tick)
+        now = time.monotonic()
+        if now - before > late:
+            return
+        before = now
 
 
 async def accepting(address: str) -> None:

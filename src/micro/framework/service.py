@@ -222,6 +222,8 @@ class Service(Application):
             gc.enable()
             await send({"type": "lifespan.startup.complete"})
             await receive()
+        if os.environ.get("MICRO_PYTHON"):  # else the event loop is not the server's alone: a test's, for one
+            await asgi_server.end_calls()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self, stack: AsyncExitStack) -> None:

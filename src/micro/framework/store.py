@@ -97,10 +97,11 @@ class Table(Generic[V]):
         Args:
             ttl: seconds, or a timedelta, until it is gone; None for never.
             if_version: write only if this is the version that is there; 0 only if nothing is.
-            metadata: JSON values beside it, up to 16 KiB.
+            metadata: JSON values beside it, up to 16 KiB; whole numbers up to 2**53.
 
         Raises:
-            Error: ALREADY_EXISTS where nothing should be; ABORTED where another version should be.
+            Error: ALREADY_EXISTS where nothing should be; ABORTED where another version should be; INVALID_ARGUMENT
+                for metadata that would not come back as they are.
             TypeError: a value that cannot be kept.
         """
         made = records.written(key, value, self.name, ttl, metadata)
@@ -223,10 +224,11 @@ class Table(Generic[V]):
         until: str = "",
         limit: int = 0,
         reverse: bool = False,
+        cursor: str = "",
     ) -> AsyncGenerator[str]:
-        """The keys alone, as `list` tells records."""
+        """The keys alone, as `list` tells records; `cursor` is the last one of an earlier call, to go on after it."""
         options = pb.ListOptions(
-            table=self.name, prefix=prefix, suffix=suffix, limit=limit, until=until,
+            table=self.name, prefix=prefix, suffix=suffix, limit=limit, until=until, cursor=cursor,
             order="desc" if reverse else "asc", from_=start,
         )  # fmt: skip
         async with contextlib.aclosing(self._store.list(pb.ListRequest(options=options))) as answers:  # type: ignore[type-var]

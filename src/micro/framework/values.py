@@ -54,13 +54,13 @@ def encode(value: object, subject: str) -> bytes:
     """
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    if isinstance(value, str):
-        return value.encode()
-    if hasattr(value, "to_binary"):
-        return cast("Message", value).to_binary()
     try:
+        if isinstance(value, str):
+            return value.encode()
+        if hasattr(value, "to_binary"):
+            return cast("Message", value).to_binary()
         return json.dumps(plain(value, subject), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise TypeError(f"{subject} cannot be kept: {error}") from None
     except RecursionError:
         raise TypeError(f"{subject} cannot be kept: it is nested too deeply") from None

@@ -11,7 +11,7 @@ from connectrpc.method import IdempotencyLevel
 
 from micro.domain import errors
 from micro.domain.service import StreamKind
-from micro.rpc import deadline, http, loops, unary, websocket
+from micro.rpc import deadline, http, json_codec, loops, strict, unary, websocket
 from micro.rpc.context import Scope
 from micro.rpc.general import General, fail
 from micro.rpc.guard import Guard
@@ -101,12 +101,15 @@ class Application:
         paths = [method.path, *(path for path in spellings if self._short(path) is method)]
         guard = self._guard_of(method)
         for content_type, as_json in _GRPC_TYPES.items():
-            serve = unary.grpc(method, self.max_message, content_type, json=as_json, guard=guard)
+            read = json_codec.decoder(method.input) if as_json else None
+            serve = unary.grpc(method, self.max_message, content_type, read=read, guard=guard)
             self._fast.update(((path, content_type), serve) for path in paths)
         serve = unary.json(method, self.max_message, guard)
         self._fast.update(((path, content_type), serve) for path in paths for content_type in _JSON_TYPES)
-        # Messages in JSON under the content-type of protobuf, which is all that some gRPC libraries can send.
-        serve = unary.grpc(method, self.max_message, b"application/grpc", json=True, guard=guard)
+        # Messages in JSON under the content-type of protobuf, which is all that some gRPC libraries can send. So the
+        # framework sends the dicts of authors, who are to be told what they mistype.
+        read = strict.decoder(method.input)
+        serve = unary.grpc(method, self.max_message, b"application/grpc", read=read, guard=guard)
         self._fast[method.path, _CODEC] = serve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,7 +185,7 @@ class Application:
                 await unary.fail_http(send, http.WrongMediaTypeError(kind), None, 415)
                 return
             if scope["method"] != "POST":
-                await unary.fail_http(send, http.WrongVerbError(scope["method"]), None, 405)
+                await unary.fail_http(send, unary.WrongVerbError(scope["method"], "POST"), None, 405)
                 return
             if method is None:
                 raise errors.unimplemented(self._unknown(scope["path"], headers).message)

@@ -6,6 +6,7 @@ process a service, its administration on a unix socket that only its owner can o
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import importlib.util
@@ -112,7 +113,20 @@ def _search_path(python: str) -> tuple[tuple[str, ...], str]:
     return tuple(p for p in path if p), str(prefix)
 
 
-_FOR_ENVOY_ONLY = ("LD_PRELOAD", "PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "GRPC_ENABLE_FORK_SUPPORT")
+async def end_calls(within: float = 1.0) -> None:
+    """Called by the application when it has stopped: cancels the calls that still run, as streams do that are open.
+
+    The server ends its event loop next and closes generators there, also those that a call is in the middle of; each of
+    them would be logged as an error. What is not over `within` so many seconds is left to it.
+    """
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    if rest:
+        await asyncio.wait(rest, timeout=within)
+
+
+_FOR_ENVOY_ONLY = ("LD_PRELOAD", "PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH")
 
 
 def disembed() -> None:
@@ -285,7 +299,8 @@ def command(
         "PYTHONHOME": f"{prefix}{os.pathsep}{prefix}",
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
-        # gRPC's own fork handlers only complain here: what a service runs, it executes.
+        # gRPC's own fork handlers only complain here: what a service runs, it executes. gRPC looks when it is first
+        # used, so that this stays where the others are taken back.
         "GRPC_ENABLE_FORK_SUPPORT": "0",
         "LD_PRELOAD": library,
         "MICRO_LIBPYTHON": library,

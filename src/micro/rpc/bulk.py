@@ -11,16 +11,18 @@ import contextlib
 import json
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
 
 from micro.domain import address, errors
 from micro.domain.errors import Error, Kind
-from micro.rpc import binary, envelopes, http1
+from micro.rpc import binary, envelopes, http1, outgoing, tls
 from micro.rpc import errors as wire
-from micro.rpc.client import DEFAULT_TIMEOUT, Channel, Metadata, RefusedError, authorities, silent
+from micro.rpc.client import DEFAULT_TIMEOUT, Channel, Metadata, RefusedError, silent
 from micro.rpc.envelopes import END, KIND, Envelopes
 from micro.rpc.guard import REFUSED
+from micro.rpc.outgoing import Call
 
 T = TypeVar("T")
 
@@ -40,16 +42,11 @@ _FAILED = 64 << 10
 """Bytes that are read of an answer that is no stream."""
 
 
-class _Method(NamedTuple):
-    path: str
-    answer: Any
-
-
 class BulkChannel(Channel):
     """Connections to one address, in one event loop, for methods that stream protobuf messages one way:
     "stream_unary" and "unary_stream".
 
-    Raises FAILED_PRECONDITION when MICRO_CA cannot be read.
+    Raises FAILED_PRECONDITION when what MICRO_CA, MICRO_CERT and MICRO_KEY name cannot be used.
     """
 
     def __init__(self, target: str) -> None:
@@ -57,7 +54,7 @@ class BulkChannel(Channel):
         bare = target.removeprefix("https://")
         self._host, self._port = address.split(bare)
         self._authority = bare
-        self._tls = None if bare == target else _trusting(authorities())
+        self._tls = None if bare == target else tls.context()
         self._kept: list[tuple[float, http1.Connection]] = []
         self._closed = False
 
@@ -67,11 +64,11 @@ class BulkChannel(Channel):
         while self._kept:
             self._kept.pop()[1].abort()
 
-    def make(self, kind: str, path: str, encode: Callable[[Any], bytes], decode: Callable[[Any], Any]) -> _Method:
+    def make(self, kind: str, path: str, encode: Callable[[Any], bytes], decode: Callable[[Any], Any]) -> Call:
         bound: Any = decode  # of the class of the answers
-        return _Method(path, bound.__self__)
+        return Call(kind, path, binary.parts, partial(binary.decode, bound.__self__))
 
-    async def unary(self, call: _Method, request: Any, timeout: float | None, metadata: Metadata) -> Any:
+    async def unary(self, call: Call, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         async with contextlib.aclosing(self.stream(call, request, timeout, metadata)) as answers:
             found = [answer async for answer in answers]
         if len(found) != 1:
@@ -79,12 +76,13 @@ class BulkChannel(Channel):
         return found[0]
 
     async def stream(
-        self, call: _Method, request: Any, timeout: float | None, metadata: Metadata
+        self, call: Call, request: Any, timeout: float | None, metadata: Metadata
     ) -> AsyncGenerator[Any, None]:
         until = None if timeout is None else time.monotonic() + timeout
+        sent, head = call.sent(request), self._head(call, timeout, metadata)
         exchange = _Exchange(call, await self._connected(until), until)
         try:
-            answers = exchange.answers(self._head(call, request, timeout, metadata), request)
+            answers = exchange.answers(head, sent)
             async with contextlib.aclosing(answers):
                 async for answer in answers:
                     yield answer
@@ -93,7 +91,7 @@ class BulkChannel(Channel):
         finally:
             self._left(exchange)
 
-    def _head(self, call: _Method, request: Any, timeout: float | None, metadata: Metadata) -> bytes:
+    def _head(self, call: Call, timeout: float | None, metadata: Metadata) -> bytes:
         headers = [("host", self._authority), ("content-type", KIND), ("connect-protocol-version", "1"), *metadata]
         headers.append(("transfer-encoding", "chunked"))
         if timeout is not None:
@@ -149,7 +147,7 @@ class _Exchange:
         ended: whether both sides have said all and it went well, so that nobody hangs up.
     """
 
-    def __init__(self, call: _Method, connection: http1.Connection, until: float | None) -> None:
+    def __init__(self, call: Call, connection: http1.Connection, until: float | None) -> None:
         self.connection = connection
         self.ended = False
         self._call = call
@@ -157,13 +155,13 @@ class _Exchange:
         self._envelopes = Envelopes(MOST, END)
         self._answer = http1.Answer()
 
-    async def answers(self, head: bytes, request: Any) -> AsyncGenerator[Any, None]:
+    async def answers(self, head: bytes, sent: Any) -> AsyncGenerator[Any, None]:
         """The messages of the answer, while those of the request are sent. Raises what their iterator does."""
-        sending = asyncio.create_task(self._send(head, request))  # owned: by this exchange, which ends it
+        sending = asyncio.create_task(self._send(head, sent))  # owned: by this exchange, which ends it
         try:
             await self._in_time(self._begin())
             while (message := await self._in_time(self._next())) is not None:
-                yield self._decoded(message)
+                yield self._call.read(message)
             self.ended = not self._answer.last and sending.done()
         except http1.BrokenError:
             if sending.done() and not sending.cancelled() and (failure := sending.exception()):
@@ -175,12 +173,6 @@ class _Exchange:
             if not sending.cancelled() and sending.exception():
                 self.ended = False
 
-    def _decoded(self, message: list[memoryview]) -> Any:
-        try:
-            return binary.decode(self._call.answer, message)
-        except ValueError as error:
-            raise errors.internal(f"{self._call.path} answered with what cannot be read: {error}") from None
-
     async def _in_time(self, waiting: Coroutine[Any, Any, T]) -> T:
         """Raises DEADLINE_EXCEEDED."""
         if self._until is None:
@@ -191,11 +183,10 @@ class _Exchange:
         except TimeoutError:
             raise errors.deadline_exceeded("the deadline passed before the service had answered") from None
 
-    async def _send(self, head: bytes, request: Any) -> None:
+    async def _send(self, head: bytes, sent: Any) -> None:
         parts = [head]
         try:
-            async for one in _each(request):
-                message = binary.parts(one)
+            async for message in outgoing.each(sent):
                 prefix = envelopes.prefix(sum(map(len, message)))
                 parts += (b"%x\r\n" % (len(prefix) + sum(map(len, message))), prefix, *message)
                 await self.connection.send(parts)
@@ -237,27 +228,6 @@ class _Exchange:
         if (failure := _failure(b"".join(message))) is not None:
             raise failure
         return None
-
-
-def _trusting(found: bytes | None) -> ssl.SSLContext:
-    """Raises FAILED_PRECONDITION for what are no certificates."""
-    # What stands between them may be in any language. No text at all would mean the system's authorities.
-    text = None if found is None else found.decode("ascii", "ignore") or "\n"
-    try:
-        made = ssl.create_default_context(cadata=text)
-    except ssl.SSLError as error:
-        why = f": {error.reason}" if error.reason else ""
-        raise errors.failed_precondition(f"MICRO_CA names a file without certificates{why}") from None
-    made.set_alpn_protocols(["http/1.1"])
-    return made
-
-
-async def _each(request: Any) -> AsyncIterator[Any]:
-    if not isinstance(request, AsyncIterable):
-        yield request
-        return
-    async for one in request:
-        yield one
 
 
 def _failure(end: bytes) -> Error | None:

@@ -11,24 +11,23 @@ import functools
 import json
 import os
 import re
-import ssl
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from connectrpc.client import ConnectClient
 from connectrpc.method import MethodInfo
-from protobuf import DescMethod, Message, message_to_json_value
+from protobuf import DescMethod, Message
 
 from micro.domain import errors, names
 from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
-from micro.rpc import binary, deadline, json_codec
+from micro.rpc import binary, deadline, outgoing, tls
 from micro.rpc import errors as wire
 from micro.rpc.context import CURRENT, Context
 from micro.rpc.guard import ACTOR, AUTHORIZATION, REFUSED
+from micro.rpc.outgoing import Call
 
 C = TypeVar("C")
 M = TypeVar("M", bound=Message)
@@ -111,46 +110,61 @@ class Channel:
         if host == target:
             self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         else:
-            trusted: Any = grpc.ssl_channel_credentials(authorities())  # type: ignore[no-untyped-call]
-            self._channel = grpc.aio.secure_channel(host, trusted, options=_OPTIONS)
-        self._calls: dict[tuple[str, str, Any], Any] = {}
+            own = tls.shown()
+            private: Any = grpc.ssl_channel_credentials(  # type: ignore[no-untyped-call]
+                tls.authorities(), own.key or None, own.chain or None
+            )
+            self._channel = grpc.aio.secure_channel(host, private, options=_OPTIONS)
+        self._calls: dict[tuple[str, str, Any], Call] = {}
 
     async def close(self) -> None:
         await self._channel.close()
 
-    def make(self, kind: str, path: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> Any:
-        """The callable of a path, made once; `kind` as grpc names it: "unary_unary" and so on."""
+    def make(self, kind: str, path: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> Call:
+        """The calls of a path, made once; `kind` as grpc names it: "unary_unary" and so on. Raises INVALID_ARGUMENT."""
         # Bound methods are made anew at each look, so what they are bound to is the key.
         key = (path, kind, getattr(decode, "__self__", decode))
         found = self._calls.get(key)
         if found is None:
-            found = getattr(self._channel, kind)(path, encode, decode)
-            self._calls[key] = found
+            outgoing.check_path(path)
+            # Messages are written and read here: grpc would send an empty one in place of one that cannot be written.
+            found = self._calls[key] = Call(kind, path, encode, decode, getattr(self._channel, kind)(path))
         return found
 
-    async def unary(self, call: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
-        """Make a call whose answer is one message. Raises Error."""
+    async def unary(self, call: Call, request: Any, timeout: float | None, metadata: Metadata) -> Any:
+        """Make a call whose answer is one message. Raises Error, and what the iterator of a stream of requests does."""
+        sent = call.sent(request)
         try:
-            return await call(request, timeout=timeout, metadata=metadata, wait_for_ready=True)
+            answer = await call.start(sent, timeout=timeout, metadata=metadata, wait_for_ready=True)
         except self._grpc.aio.AioRpcError as error:
             raise self.error(error) from None
         except self._grpc.aio.UsageError as error:
             raise errors.unavailable(f"the connection to {self.target} is closed") from error
+        except asyncio.CancelledError:
+            if (failure := outgoing.ended_by(sent)) is not None:
+                raise failure from None
+            raise
+        return call.read(answer)
 
     async def stream(
-        self, call: Any, request: Any, timeout: float | None, metadata: Metadata
+        self, call: Call, request: Any, timeout: float | None, metadata: Metadata
     ) -> AsyncGenerator[Any, None]:
-        """Make a call whose answer is a stream; leaving the iteration cancels it. Raises Error."""
+        """Make a call whose answer is a stream; leaving the iteration cancels it. Raises as `unary`."""
+        sent = call.sent(request)
         await self._reached()
         try:
-            calling = call(request, timeout=timeout, metadata=metadata, wait_for_ready=True)
+            calling = call.start(sent, timeout=timeout, metadata=metadata, wait_for_ready=True)
         except self._grpc.aio.UsageError as error:
             raise errors.unavailable(f"the connection to {self.target} is closed") from error
         try:
             async for response in calling:
-                yield response
+                yield call.read(response)
         except self._grpc.aio.AioRpcError as error:
             raise self.error(error) from None
+        except asyncio.CancelledError:
+            if (failure := outgoing.ended_by(sent)) is not None:
+                raise failure from None
+            raise
         finally:
             calling.cancel()
 
@@ -177,26 +191,11 @@ class Channel:
 
 def silent(target: str) -> Error:
     """That nothing answers at an address."""
-    private = target.startswith("https://")
-    more = " Is its certificate's authority in the file that MICRO_CA names?" if private else ""
+    more = ""
+    if target.startswith("https://"):
+        more = " Is its certificate's authority in the file that MICRO_CA names?"
+        more += "" if os.environ.get("MICRO_CERT") else " If it asks for a certificate: MICRO_CERT and MICRO_KEY."
     return errors.unavailable(f"nothing answers at {target}: is `micro server` running?{more}")
-
-
-def authorities() -> bytes | None:
-    """Certificates of whom to trust: the file MICRO_CA, else the system's; None for those that grpc comes with.
-
-    Raises FAILED_PRECONDITION when MICRO_CA cannot be read.
-    """
-    given = os.environ.get("MICRO_CA")
-    found = given or ssl.get_default_verify_paths().cafile
-    if not found:
-        return None
-    try:
-        return Path(found).read_bytes()
-    except OSError as error:
-        if not given:
-            return None
-        raise errors.failed_precondition(f"cannot read MICRO_CA={given}: {error.strerror}") from None
 
 
 class Pool:
@@ -316,14 +315,15 @@ class Client:
             metadata: headers of this call.
 
         Raises:
-            Error: what the service answered; UNAVAILABLE when nothing answers; DEADLINE_EXCEEDED.
+            Error: what the service answered; UNAVAILABLE when nothing answers; DEADLINE_EXCEEDED; INVALID_ARGUMENT for
+                what cannot be sent, and for a dict with a field that the contract has not.
             TypeError: for a message whose answer's class cannot be told.
         """
         sent = self.metadata(service, metadata)
         channel = self.channel()
         path = "/" + "/".join((service, *endpoint.lstrip("/").split(".")))
         if not isinstance(request, Message):
-            call = channel.make("unary_unary", path, _to_json, json.loads)
+            call = channel.make("unary_unary", path, outgoing.to_json, json.loads)
             return await self.unary(channel, call, request or {}, timeout, (*sent, _AS_JSON))
         if response is None:
             method = _method(request, endpoint)
@@ -348,7 +348,7 @@ class Client:
         channel = self.channel()
         path = "/" + "/".join((service, *endpoint.lstrip("/").split(".")))
         sent = (*self.metadata(service, metadata), _AS_JSON)
-        call = channel.make("unary_stream", path, _to_json, json.loads)
+        call = channel.make("unary_stream", path, outgoing.to_json, json.loads)
         return self.streamed(channel, call, request or {}, _shrunk(timeout), sent)
 
     def of(self, typed: type[C], service: str | None = None, *, bulk: bool = False) -> C:
@@ -361,6 +361,7 @@ class Client:
         cls = cast("type[Any]", typed)
         if not issubclass(cls, ConnectClient):
             raise TypeError(f"{cls.__name__} is not a generated client: import it from a *_connect module")
+        outgoing.check_headers([("micro-service", service or "")])
         return cast("C", _over(cast("Any", typed))(self, service, bulk))
 
     def left(self, timeout: float | None) -> float | None:
@@ -369,7 +370,7 @@ class Client:
         return _shrunk(wanted)
 
     async def unary(
-        self, channel: Channel, call: Any, request: Any, timeout: float | None, sent: Metadata, *, again: bool = True
+        self, channel: Channel, call: Call, request: Any, timeout: float | None, sent: Metadata, *, again: bool = True
     ) -> Any:
         """Make a call whose answer is one message, as whom this client calls.
 
@@ -385,7 +386,7 @@ class Client:
         return await self.unary(channel, call, request, timeout, sent, again=False)
 
     async def streamed(
-        self, channel: Channel, call: Any, request: Any, timeout: float | None, sent: Metadata
+        self, channel: Channel, call: Call, request: Any, timeout: float | None, sent: Metadata
     ) -> AsyncIterator[Any]:
         """Make a call whose answer is a stream, as whom this client calls."""
         token = await self._token(sent, timeout or self._timeout)
@@ -427,6 +428,8 @@ class Client:
             sent["micro-namespace"] = namespace
         if metadata:
             sent.update((key.lower(), value) for key, value in metadata.items())
+        if metadata or self._metadata or given:
+            outgoing.check_headers(sent.items())
         found = tuple(sent.items())
         if self._acting not in (None, _audience(found)):
             raise _misplaced(self._acting, service)
@@ -456,16 +459,6 @@ def _shrunk(wanted: float | None) -> float | None:
     return left if wanted is None else min(wanted, left)
 
 
-def _to_json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, default=_plain).encode()
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, Message):
-        return message_to_json_value(value, registry=json_codec.WELL_KNOWN)
-    raise TypeError(f"a {type(value).__name__} has no place in JSON")
-
-
 def _method(request: Message, endpoint: str) -> DescMethod:
     """The method of the request's own contract that an endpoint's name means."""
     desc = request.desc()
@@ -490,7 +483,7 @@ class _Typed(ConnectClient):
     async def close(self) -> None:
         """Nothing to close: the connections are shared."""
 
-    def _call(self, kind: str, method: MethodInfo[Any, Any], headers: Any) -> tuple[Channel, Any, Metadata]:
+    def _call(self, kind: str, method: MethodInfo[Any, Any], headers: Any) -> tuple[Channel, Call, Metadata]:
         channel = self._client.channel(bulk=kind in self._bulk)
         path = f"/{method.service_name}/{method.name}"
         call = channel.make(kind, path, binary.encode, method.output.from_binary)

@@ -86,6 +86,8 @@ def to_value(value: Value) -> pb.Value:
         enum_values=list(value.enum_values),
         key_type=value.key_type,
         description=value.description,
+        oneof=value.oneof,
+        json_name=value.json_name,
     )
 
 
@@ -100,4 +102,6 @@ def from_value(value: pb.Value) -> Value:
         enum_values=tuple(value.enum_values),
         key_type=value.key_type,
         description=value.description,
+        oneof=value.oneof,
+        json_name=value.json_name,
     )

@@ -20,7 +20,8 @@ from micro.rpc.gen.micro.auth.v1.auth_pb import TokenRequest, TokenResponse
 
 Exchange = Callable[[TokenRequest], Awaitable[TokenResponse]]
 
-_PATIENCE_MS = 10_000
+_PATIENCE_MS = 9_000
+"""Less than a call waits by default: what it says of why nobody answers then arrives."""
 _REFUSALS = (Kind.UNAUTHENTICATED, Kind.RESOURCE_EXHAUSTED)
 _RENEW = 2 / 3
 """Part of a token's life after which it is renewed, beside the calls."""

@@ -6,6 +6,7 @@ Total both ways over the closed list of kinds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import secrets
@@ -19,7 +20,7 @@ from connectrpc.code import Code
 from connectrpc.errors import ConnectError, ErrorDetail
 from protobuf import message_to_json_value, wkt
 
-from micro.domain import errors
+from micro.domain import errors, text
 from micro.domain.errors import Error, Kind
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def malformed(error: Exception) -> Error:
 
 
 def to_connect(error: Error) -> ConnectError:
-    return ConnectError(Code(error.kind.code), _short(error.message), details=_details(error))
+    return ConnectError(Code(error.kind.code), _message(error), details=_details(error))
 
 
 def from_connect(error: ConnectError) -> Error:
@@ -74,11 +75,10 @@ def from_connect(error: ConnectError) -> Error:
 def trailers(error: Error) -> list[tuple[bytes, bytes]]:
     """gRPC's trailers of a failed call."""
     found = [(b"grpc-status", b"%d" % error.kind)]
-    message = _short(error.message)
+    message = _message(error)
     if message:
         found.append((b"grpc-message", _percent(message)))
-    if error.details:
-        anys = [detail._any for detail in _details(error)]
+    if anys := [detail._any for detail in _details(error)]:
         status = Status(code=int(error.kind), message=message, details=anys)
         found.append((b"grpc-status-details-bin", b64encode(status.to_binary()).rstrip(b"=")))
     return found
@@ -86,9 +86,9 @@ def trailers(error: Error) -> list[tuple[bytes, bytes]]:
 
 def to_value(error: Error) -> dict[str, Any]:
     """Connect's JSON of an error: code, message, details."""
-    value: dict[str, Any] = {"code": error.kind.code, "message": _short(error.message)}
-    if error.details:
-        value["details"] = [_detail_value(detail) for detail in _details(error)]
+    value: dict[str, Any] = {"code": error.kind.code, "message": _message(error)}
+    if details := _details(error):
+        value["details"] = [_detail_value(detail) for detail in details]
     return value
 
 
@@ -118,7 +118,17 @@ def from_grpc(error: Any) -> Error:
 
 
 def _details(error: Error) -> list[ErrorDetail]:
-    return [ErrorDetail(detail) for detail in error.details]
+    """The details that can be sent: whoever is told the error is told it without the others."""
+    found = []
+    for detail in error.details:
+        try:
+            made = ErrorDetail(detail)
+            made._any.to_binary()
+        except Exception:  # noqa: BLE001 - whatever it is made of
+            _log.exception("a detail of the error %r cannot be sent", error.message)
+        else:
+            found.append(made)
+    return found
 
 
 def _detail_value(detail: ErrorDetail) -> dict[str, Any]:
@@ -128,7 +138,8 @@ def _detail_value(detail: ErrorDetail) -> dict[str, Any]:
     }
     message = detail.value()
     if message is not None:
-        value["debug"] = message_to_json_value(message)
+        with contextlib.suppress(Exception):  # not all that is binary is JSON too
+            value["debug"] = message_to_json_value(message)
     return value
 
 
@@ -142,7 +153,9 @@ def _value_details(values: object) -> Iterable[wkt.Any]:
             yield wkt.Any(type_url=_TYPE_URL + value["type"], value=content)
 
 
-def _short(message: str) -> str:
+def _message(error: Error) -> str:
+    # Handlers pass on what others say, and the name of a file need not be UTF-8.
+    message = text.well_formed(error.message)
     return message if len(message) <= _MAX_MESSAGE else message[: _MAX_MESSAGE - 1] + "…"
 
 

@@ -48,8 +48,12 @@ def declared(headers: Mapping[bytes, bytes], limit: int) -> None:
         raise too_large(limit)
 
 
+class TooLargeError(Error):
+    """A request that is too long: over HTTP a 413, which nobody sends again, where others of its kind are a 429."""
+
+
 def too_large(limit: int) -> Error:
-    return errors.resource_exhausted(f"message is larger than configured max {limit}")
+    return TooLargeError(errors.Kind.RESOURCE_EXHAUSTED, f"message is larger than configured max {limit}")
 
 
 def within(message: bytes, limit: int) -> bytes:

@@ -19,7 +19,7 @@ from protobuf import Message
 
 from micro.domain.errors import Error
 from micro.domain.service import StreamKind
-from micro.rpc import admission, binary, deadline, frames, json_codec, streams, unary
+from micro.rpc import admission, binary, deadline, frames, json_codec, streams, strict, unary
 from micro.rpc import errors as wire
 from micro.rpc.admission import Admission
 from micro.rpc.context import CURRENT, Context, Scope
@@ -30,6 +30,7 @@ from micro.rpc.send import Attentive, Send
 from micro.rpc.unary import RawHeaders
 
 _TIMEOUTS = (b"grpc-timeout", b"connect-timeout-ms")
+_STRICT = "json-strict"
 
 
 class _Proto(Codec[Any, Any]):
@@ -74,6 +75,16 @@ def _decode(decode: Callable[[Any], Any], data: bytes | bytearray) -> Any:
         raise wire.to_connect(wire.malformed(error)) from error
 
 
+class _Strict(_Json):
+    """What `micro-codec` asks for, as on the fast path."""
+
+    def name(self) -> str:
+        return _STRICT
+
+    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
+        return _decode(strict.decoder(message_class), bytes(data))
+
+
 class _Connect(ConnectASGIApplication[Any]):
     @property
     def path(self) -> str:
@@ -87,7 +98,10 @@ class General:
         endpoints = {method.path: _endpoint(method) for method in methods}
         self._limit = limit
         self._connect = _Connect(
-            service=None, endpoints=lambda _: endpoints, read_max_bytes=limit, codecs=[_Proto(limit), _Json(limit)]
+            service=None,
+            endpoints=lambda _: endpoints,
+            read_max_bytes=limit,
+            codecs=[_Proto(limit), _Json(limit), _Strict(limit)],
         )
 
     async def __call__(
@@ -186,7 +200,9 @@ def _translate(method: Method, scope: Scope, headers: RawHeaders, seconds: float
     """
     pairs = [(key, value) for key, value in scope["headers"] if key not in _TIMEOUTS and value.isascii()]
     if headers.get(b"micro-codec") == b"json" and headers.get(b"content-type") == b"application/grpc":
-        pairs = [(key, value) if key != b"content-type" else (key, value + b"+json") for key, value in pairs]
+        pairs = [
+            (key, value) if key != b"content-type" else (key, value + b"+" + _STRICT.encode()) for key, value in pairs
+        ]
     if seconds is not None and method.kind in {StreamKind.SERVER, StreamKind.BIDI}:
         milliseconds = min(int(seconds * 1000), 99_999_999)
         grpc = headers.get(b"content-type", b"").startswith(b"application/grpc")

@@ -24,8 +24,8 @@ from micro.rpc.receive import Receive, unheeded
 from micro.rpc.send import Attentive, Send
 from micro.rpc.unary import RawHeaders
 
-_BODIES = {"POST", "PUT", "PATCH"}
-_QUERIES = {"GET", "DELETE", "HEAD"}
+_BODIES = ("POST", "PUT", "PATCH")
+_QUERIES = ("GET", "HEAD", "DELETE")
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -35,13 +35,6 @@ class WrongMediaTypeError(Error):
     def __init__(self, given: str) -> None:
         cause = f"content-type {given!r} is not known here" if given else "the body has no content-type"
         super().__init__(errors.Kind.INVALID_ARGUMENT, f"{cause}: send application/json")
-
-
-class WrongVerbError(Error):
-    """An HTTP method that means nothing here."""
-
-    def __init__(self, given: str) -> None:
-        super().__init__(errors.Kind.UNIMPLEMENTED, f"HTTP method {given} does not call anything: use POST or GET")
 
 
 class WrongEncodingError(Error):
@@ -55,7 +48,7 @@ def status(error: BaseException) -> int:
     """The HTTP status of errors that HTTP knows better than their kind does; 0 for the kind's own."""
     if isinstance(error, WrongMediaTypeError | WrongEncodingError):
         return 415
-    return 405 if isinstance(error, WrongVerbError) else 0
+    return 405 if isinstance(error, unary.WrongVerbError) else 0
 
 
 def media_type(headers: RawHeaders) -> str:
@@ -110,7 +103,7 @@ def _acceptable(scope: Scope, headers: RawHeaders, limit: int) -> None:
         if kind not in {"application/json", _FORM, ""}:
             raise WrongMediaTypeError(kind)
     elif verb not in _QUERIES:
-        raise WrongVerbError(verb)
+        raise unary.WrongVerbError(verb, "POST", *_QUERIES, *_BODIES[1:])
 
 
 async def read(method: Method, scope: Scope, headers: RawHeaders, receive: Receive, limit: int) -> Any:

@@ -1,5 +1,5 @@
 """Messages as ProtoJSON, the same on every path: unknown fields are ignored, as Connect does, so that callers may be
-newer than the service; an empty body is an empty message; absent fields stay absent."""
+newer than the service (but see `strict`); an empty body is an empty message; absent fields stay absent."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from protobuf import (
 )
 from protobuf.wkt import FileDescriptorSet
 
+from micro.domain import names
 from micro.domain.service import Endpoint, Value
 from micro.rpc import comments
 from micro.rpc.method import Method
@@ -54,7 +55,16 @@ def _fields(desc: DescMessage, above: tuple[str, ...]) -> tuple[Value, ...]:
         return ()
     said = comments.of_fields(desc)
     fields = [(field, _field(field, (*above, desc.type_name))) for field in desc.fields]
-    return tuple(replace(shape, description=said.get(field.local_name, "")) for field, shape in fields)
+    groups = {field.name: group.name for group in desc.oneofs for field in group.fields}
+    return tuple(
+        replace(
+            shape,
+            description=said.get(field.local_name, ""),
+            oneof=groups.get(field.name, ""),
+            json_name="" if field.json_name == names.json_name(field.name) else field.json_name,
+        )
+        for field, shape in fields
+    )
 
 
 def _field(field: DescField, above: tuple[str, ...]) -> Value:

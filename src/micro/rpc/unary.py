@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -24,15 +25,29 @@ from micro.rpc.send import LARGE, Send, caught_up
 
 RawHeaders = Mapping[bytes, bytes]
 Serve = Callable[[Scope, RawHeaders, Receive, Send], Awaitable[None]]
+Read = Callable[[bytes], Any]
 
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")], "more_trailers": False}
 _JSON = (b"content-type", b"application/json")
+_UNSENDABLE = re.compile("[\0-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
-def grpc(method: Method, limit: int, content_type: bytes, *, json: bool = False, guard: Guard | None = None) -> Serve:
-    """Answer `method` over gRPC. Messages are JSON instead of protobuf when `json`; the answer has `content_type`."""
-    decode = json_codec.decoder(method.input) if json else method.input.from_binary
-    encode = json_codec.encode if json else binary.encoder(method.output)
+class WrongVerbError(Error):
+    """An HTTP method that means nothing here."""
+
+    def __init__(self, given: str, *allowed: str) -> None:
+        super().__init__(
+            errors.Kind.UNIMPLEMENTED, f"HTTP method {given} does not call anything: use {' or '.join(allowed[:2])}"
+        )
+        self.allowed = allowed
+
+
+def grpc(
+    method: Method, limit: int, content_type: bytes, *, read: Read | None = None, guard: Guard | None = None
+) -> Serve:
+    """Answer `method` over gRPC. With `read` messages are JSON instead of protobuf; the answer has `content_type`."""
+    decode = read or method.input.from_binary
+    encode = json_codec.encode if read else binary.encoder(method.output)
     invoke = method.invoke
     default = method.timeout
     type_header = (b"content-type", content_type)
@@ -150,9 +165,9 @@ async def fail_http(send: Send, error: BaseException, ctx: Context | None, statu
     if known is None:
         return
     headers = [_JSON, *(response_headers(ctx) if ctx is not None else ())]
-    status = status or known.kind.http_status
-    if status == 405:
-        headers.append((b"allow", b"GET, POST"))
+    status = status or (413 if isinstance(known, frames.TooLargeError) else known.kind.http_status)
+    if isinstance(known, WrongVerbError):
+        headers.append((b"allow", ", ".join(known.allowed).encode()))
     elif status == 401:
         why = b' error="invalid_token"' if isinstance(known, RefusedTokenError) else b""
         headers.append((b"www-authenticate", b"Bearer" + why))
@@ -195,8 +210,10 @@ def response_headers(ctx: Context) -> list[tuple[bytes, bytes]]:
 
 
 def pairs(headers: Any) -> list[tuple[bytes, bytes]]:
-    """Headers as ASGI has them; none for None."""
-    return [] if headers is None else [(key.encode(), value.encode()) for key, value in headers.allitems()]
+    """Headers as ASGI has them; none for None. What no header can carry is replaced, or there would be no answer."""
+    if headers is None:
+        return []
+    return [(key.encode(errors="replace"), _UNSENDABLE.sub("?", value).encode()) for key, value in headers.allitems()]
 
 
 def told(error: BaseException) -> Error | None:

@@ -17,9 +17,11 @@ from urllib.parse import unquote
 from micro.domain import errors
 from micro.domain.account import Account
 from micro.domain.errors import Error, Kind
+from micro.rpc import binary, outgoing
 from micro.rpc import errors as wire
 from micro.rpc.app import Application
 from micro.rpc.guard import Guard
+from micro.rpc.outgoing import Call
 from micro.testing.callers import As
 
 M = TypeVar("M")
@@ -156,7 +158,8 @@ class Connection:
         if method is None:
             raise errors.not_found(f"{self.app.name} has no endpoint {endpoint}")
         as_json = isinstance(request, Mapping)
-        body = json.dumps(request).encode() if as_json else request.to_binary()
+        encode = outgoing.to_json if as_json else binary.encode
+        body = Call("unary_unary", method.path, encode, json.loads).written(request)
         kind = "application/grpc+json" if as_json else "application/grpc"
         answer = await http(
             self.app,

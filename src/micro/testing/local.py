@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from micro.domain import errors
+from micro.domain.errors import Error
 from micro.rpc import errors as wire
+from micro.rpc import outgoing
 from micro.rpc.app import Application
 from micro.rpc.client import Channel, Metadata
+from micro.rpc.outgoing import Call
 
 CALLER = "micro-test-caller"
 """Header: which of the services in this process makes the call; none for the test itself."""
@@ -33,13 +36,6 @@ def serving(service: str) -> Iterator[None]:
         _SERVES.reset(token)
 
 
-class _Method(NamedTuple):
-    kind: str
-    path: str
-    encode: Callable[[Any], bytes]
-    decode: Callable[[bytes], Any]
-
-
 class LocalChannel(Channel):
     """Leads to services that run in this process, by their names.
 
@@ -54,10 +50,11 @@ class LocalChannel(Channel):
     async def close(self) -> None:
         """Nothing to close."""
 
-    def make(self, kind: str, path: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> _Method:
-        return _Method(kind, path, encode, decode)
+    def make(self, kind: str, path: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> Call:
+        outgoing.check_path(path)
+        return Call(kind, path, encode, decode)
 
-    async def unary(self, call: _Method, request: Any, timeout: float | None, metadata: Metadata) -> Any:
+    async def unary(self, call: Call, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         try:
             async with asyncio.timeout(timeout), aclosing(self.stream(call, request, timeout, metadata)) as answers:
                 found = [answer async for answer in answers]
@@ -68,7 +65,7 @@ class LocalChannel(Channel):
         return found[0]
 
     async def stream(
-        self, call: _Method, request: Any, timeout: float | None, metadata: Metadata
+        self, call: Call, request: Any, timeout: float | None, metadata: Metadata
     ) -> AsyncGenerator[Any, None]:
         headers = {**dict(metadata), "content-type": "application/grpc", "te": "trailers", CALLER: _SERVES.get()}
         if timeout is not None:
@@ -77,20 +74,26 @@ class LocalChannel(Channel):
         if app is None:
             known = ", ".join(sorted(self._services))
             raise errors.unavailable(f"no service {headers['micro-service']!r} in this process: there are {known}")
-        exchange = _Exchange(call.path, headers, _framed(call, request))
+        sent = call.sent(request)
+        exchange = _Exchange(call.path, headers, outgoing.each(sent))
         context = contextvars.Context()
         context.run(_SERVES.set, app.name)
         # owned: by this call
         serving = asyncio.create_task(exchange.serve(app), context=context)
         try:
             async for message in exchange.messages():
-                yield call.decode(message)
+                yield call.read(message)
+        except Error:
+            if not outgoing.failed(sent):
+                raise
         finally:
             exchange.leave()
             serving.cancel()
             await asyncio.wait([serving])
-        if not serving.cancelled() and (failure := serving.exception()):
+        if failure := outgoing.failed(sent):
             raise failure
+        if not serving.cancelled() and (broken := serving.exception()):
+            raise broken
 
 
 class _Exchange:
@@ -98,6 +101,7 @@ class _Exchange:
 
     def __init__(self, path: str, headers: Mapping[str, str], body: AsyncIterator[bytes]) -> None:
         self._left = asyncio.Event()
+        self._heard = True
         self._body: AsyncIterator[bytes] | None = body
         self._piece: asyncio.Task[bytes | None] | None = None
         self._sent: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_WAITING)
@@ -121,11 +125,12 @@ class _Exchange:
         try:
             await app(self._scope, self._receive, self._sent.put)
         finally:
-            if not self._left.is_set():
+            if self._heard:
                 await self._sent.put(None)
 
     def leave(self) -> None:
         """The caller is gone."""
+        self._heard = False
         self._left.set()
         if self._piece is not None:
             self._piece.cancel()
@@ -137,16 +142,18 @@ class _Exchange:
                 self._piece = asyncio.create_task(self._next(self._body))  # owned: by this exchange; `leave` ends it
             await asyncio.wait([self._piece])
             done, self._piece = self._piece, None
-            if not done.cancelled():
+            if not (done.cancelled() or done.exception()):  # else there is no request any more, and the caller knows
                 piece = done.result()
                 if piece is None:
                     self._body = None
                 return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+            self._left.set()
         await self._left.wait()
         return {"type": "http.disconnect"}
 
     async def _next(self, body: AsyncIterator[bytes]) -> bytes | None:
-        return await anext(body, None)
+        message = await anext(body, None)
+        return None if message is None else b"\0" + len(message).to_bytes(4, "big") + message
 
     async def messages(self) -> AsyncIterator[bytes]:
         """The messages of the answer. Raises what it ends with."""
@@ -187,21 +194,3 @@ class _Failure:
 
 class _Code(NamedTuple):
     value: tuple[int]
-
-
-async def _framed(call: _Method, request: Any) -> AsyncIterator[bytes]:
-    """The body of a request: each message in its frame."""
-    if call.kind.startswith("unary"):
-        requests: Any = [request]
-    else:
-        requests = request
-    if isinstance(requests, AsyncIterable):
-        async for one in requests:
-            yield _frame(call.encode(one))
-    else:
-        for one in requests:
-            yield _frame(call.encode(one))
-
-
-def _frame(message: bytes) -> bytes:
-    return b"\0" + len(message).to_bytes(4, "big") + message

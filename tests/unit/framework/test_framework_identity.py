@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +18,12 @@ from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.protocol import ProtocolType
 
+import processes
 from gen.echo.v1.echo_connect import EchoClient
 from gen.echo.v1.echo_pb import CountRequest, EchoRequest
 from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
 from micro.ports.free_address import free_address
-from micro.rpc import asgi_server
 from micro.rpc.client import Client
 from micro.rpc.credentials import Credentials
 from micro.rpc.gen.grpc.health.v1.health_connect import HealthClient
@@ -36,21 +33,6 @@ from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 20.0
-
-
-@contextmanager
-def served(module: str, address: str, folder: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = asgi_server.command(f"{module}:app", address=address, admin=Path(folder) / f"{module}.sock", folder=HERE)
-    path = os.pathsep.join((command.env["PYTHONPATH"], str(HERE.parents[1])))
-    own = {key: value for key, value in os.environ.items() if not key.startswith("MICRO_")}
-    env = {**own, **command.env, "PYTHONPATH": path, "MICRO_SERVICE_ADDRESS": address, **more}
-    process = subprocess.Popen(command.argv, env=env, start_new_session=True, stderr=sys.stderr)
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @dataclass
@@ -91,13 +73,12 @@ class World:
 async def world() -> AsyncIterator[World]:
     auth_address, address = free_address(), free_address()
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mi-"))
-        auth = stack.enter_context(served("identity_auth_app", auth_address, folder))
+        auth = stack.enter_context(processes.serving(HERE / "identity_auth_app.py", auth_address))
         stack.enter_context(
-            served(
-                "identity_echo_app",
+            processes.serving(
+                HERE / "identity_echo_app.py",
                 address,
-                folder,
+                MICRO_SERVICE_ADDRESS=address,
                 MICRO_NETWORK=auth_address,
                 MICRO_AUTH_ID="echo-latest",
                 MICRO_AUTH_SECRET="right",

@@ -103,3 +103,25 @@ async def test_topics_do_not_wait_for_each_other() -> None:
     server.go.set()
     assert await other == "other:x"
     assert await lines.publish("one", "y") == "one:y"
+
+
+async def test_what_goes_wrong_with_some_is_not_told_to_those_behind_them() -> None:
+    """Even what nobody thought of: the line goes on."""
+    server = Server()
+    many = server.many
+
+    async def fails(topic: str, every: Sequence[str]) -> Sequence[str]:
+        if "odd" in every:
+            raise LookupError(every)
+        return await many(topic, every)
+
+    server.many = fails  # type: ignore[method-assign]
+    lines = server.lines(most=2)
+    calling = [asyncio.ensure_future(lines.publish("t", new)) for new in ("1", "2", "odd", "3", "4", "5")]
+    await started(*calling)
+    server.go.set()
+    told = await asyncio.gather(*calling, return_exceptions=True)
+    assert [one if isinstance(one, str) else type(one) for one in told] == [
+        "t:1", LookupError, LookupError, "t:3", "t:4", "t:5",
+    ]  # fmt: skip
+    assert await lines.publish("t", "6") == "t:6"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -11,7 +12,7 @@ import pytest
 
 from micro.domain import errors
 from micro.domain.service import Node, Registration
-from micro.framework.registration import Presence, accepting
+from micro.framework.registration import Presence, accepting, standstill
 from micro.rpc.registrar import Registrar
 
 ME = Registration(namespace="micro", name="foo", version="latest", node=Node("foo-1", "127.0.0.1:1"))
@@ -94,6 +95,34 @@ async def test_the_lease_is_renewed_every_thirty_seconds() -> None:
         assert [await clock.next() for _ in range(3)] == [30.0] * 3
     assert registrar.history[:3] == ["register"] * 3
     assert registrar.history[-1] == "deregister"
+
+
+async def test_who_stood_still_registers_at_once() -> None:
+    stood = asyncio.Event()
+
+    async def stands() -> None:
+        await stood.wait()
+        stood.clear()
+
+    async def listens() -> None:
+        return
+
+    registrar, clock = FakeRegistrar(), Clock()
+    async with AsyncExitStack() as stack:
+        made = Presence(ME, registrar, listening=listens, sleep=clock.sleep, standstill=stands)
+        await made.start(stack)
+        await clock.asleep.get()
+        stood.set()
+        assert (await clock.asleep.get())[0] == 30.0
+        assert registrar.history == ["register", "register"]
+
+
+async def test_an_event_loop_notices_that_it_stood_still() -> None:
+    noticing = asyncio.create_task(standstill(tick=0.001, late=0.05))
+    await asyncio.sleep(0.01)
+    time.sleep(0.06)  # what is to be noticed
+    async with asyncio.timeout(10):
+        await noticing
 
 
 async def test_a_registry_that_is_gone_is_asked_again_soon_and_then_as_before(

@@ -39,6 +39,28 @@ async def test_a_record_is_read_as_it_was_written() -> None:
     assert await store.get("2", as_type=Request) == Request(name="Ann")
 
 
+@pytest.mark.parametrize("number", [2**53, -(2**53), 2**53 - 1, 0.1, 1e300, True])
+async def test_metadata_come_back_as_they_were_written(number: float) -> None:
+    await store.write("k", "", metadata={"n": number, "in": [{"n": number}]})
+    found = (await store.read("k")).metadata["n"]
+    assert (found, type(found)) == (number, type(number))
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [(2**53 + 1, "9007199254740993"), (-(2**60), "-1152921504606846976"), (b"x", "bytes"), (bytearray(b"x"), "bytes")],
+)
+async def test_metadata_that_would_come_back_as_something_else_are_refused(odd: Any, told: str) -> None:
+    for metadata in ({"n": odd}, {"in": [1, {"n": (odd,)}]}):
+        with pytest.raises(Error, match=f"the metadata of 'k' has .*{told}.* as a string") as caught:
+            await store.write("k", "", metadata=metadata)
+        assert caught.value.kind is Kind.INVALID_ARGUMENT
+    with pytest.raises(Error, match=told):
+        async with store.batch() as batch:
+            batch.write("k", "", metadata={"n": odd})
+    assert await store.get("k") is None
+
+
 async def test_what_is_absent_is_not_found_or_the_default() -> None:
     with pytest.raises(Error, match="'nobody'") as caught:
         await store.read("nobody")
@@ -108,6 +130,8 @@ async def test_lists_page_by_page() -> None:
     assert [one.value async for one in table.list(prefix="b/", limit=3, reverse=True)] == ["23", "21", "19"]
     assert [one.key async for one in table.list(suffix="0")] == ["a/00", "a/10", "a/20"]
     assert [one.key async for one in table.list(prefix="a/1", suffix="0")] == ["a/10"]
+    first = [key async for key in table.keys(prefix="b/", limit=2)]
+    assert [key async for key in table.keys(prefix="b/", limit=2, cursor=first[-1])] == ["b/05", "b/07"]
     assert [one.key async for one in table.list(start="a/22", until="b/03")] == ["a/22", "a/24", "b/01"]
     assert [key async for key in table.keys(prefix="b/", limit=2)] == ["b/01", "b/03"]
     seen, cursor = [], ""

@@ -129,7 +129,10 @@ def test_fields_come_and_go_between_versions_of_a_class() -> None:
     assert values.decode(b'{"city": "Rome", "street": "Via Appia"}', Address, "it") == Address("Rome")
 
 
-@pytest.mark.parametrize("value", [object(), {1: 2}, float("nan"), [object()], {"a": {2, object()}}])
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1: 2}, float("nan"), [object()], {"a": {2, object()}}, "\ud800", ["\ud800"], Request(name="\ud800")],
+)
 def test_what_cannot_be_kept_is_a_bug_of_the_writer(value: Any) -> None:
     with pytest.raises(TypeError, match="'k' cannot be kept"):
         values.encode(value, "the value of 'k'")

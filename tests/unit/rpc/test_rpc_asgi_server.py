@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +61,53 @@ def test_what_a_service_executes_runs_as_if_it_were_not_inside_envoy(tmp_path: P
     code += "print(sys.executable, *sorted(os.environ))"
     env = {**os.environ, "MICRO_PYTHON": "/usr/bin/other", "PYTHONHOME": f"{sys.prefix}:{sys.prefix}"}
     env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    env["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     executable, *names = done.stdout.split()
     assert executable == "/usr/bin/other"
     assert not {"PYTHONHOME", "PYTHONPATH", "LD_PRELOAD"} & set(names)
+    assert "GRPC_ENABLE_FORK_SUPPORT" in names, "gRPC reads it later, at its first call"
+
+
+def test_what_still_runs_at_the_end_is_ended_before_the_loop_closes_its_generators() -> None:
+    ended: list[str] = []
+
+    async def watch() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            ended.append("watch")
+
+    async def call(begun: asyncio.Event) -> None:
+        async for _ in watch():
+            begun.set()
+
+    async def serve() -> None:
+        begun = asyncio.Event()
+        calling = asyncio.create_task(call(begun))
+        await begun.wait()
+        await asgi_server.end_calls()
+        assert calling.cancelled()
+        assert ended == ["watch"]
+
+    asyncio.run(serve())
+
+
+def test_a_call_that_does_not_end_does_not_hold_up_the_end() -> None:
+    async def serve() -> bool:
+        over = asyncio.Event()
+
+        async def stubborn() -> None:
+            while not over.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await over.wait()
+
+        calling = asyncio.create_task(stubborn())
+        await asyncio.sleep(0)
+        await asgi_server.end_calls(within=0.01)
+        left = not calling.done()
+        over.set()
+        return left
+
+    assert asyncio.run(serve())

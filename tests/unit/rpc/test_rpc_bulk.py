@@ -4,52 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import ssl
-import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_rpc_client import free_address, listens, serve
 
 from authority import Authority
 from gen.echo.v1.echo_connect import EchoClient
 from gen.echo.v1.echo_pb import CountRequest, SumRequest
 from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
+from micro.ports.free_address import free_address
 from micro.rpc import bulk
 from micro.rpc.bulk import BulkChannel
 from micro.rpc.client import Client
 from micro.rpc.envelopes import END, prefix
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="mb-") as folder:
-        found = free_address()
-        process = serve(found, Path(folder) / "a.sock")
-        try:
-            end = time.monotonic() + 20
-            while not listens(found):
-                assert process.poll() is None, "the service ended while it started"
-                assert time.monotonic() < end, "the service does not listen"
-                time.sleep(0.02)
-            yield found
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-@pytest.fixture
-async def client(target: str) -> AsyncIterator[Client]:
-    made = Client(target)
-    yield made
-    await made.close()
 
 
 @pytest.fixture
@@ -251,6 +223,26 @@ async def test_a_private_connection_is_with_whom_the_authority_knows(
         with pytest.raises(Error, match="Is its certificate's authority in the file that MICRO_CA names") as refused:
             await client.of(EchoClient, bulk=True).sum(numbers(7))
         assert refused.value.kind is Kind.UNAVAILABLE
+
+
+async def test_a_server_that_asks_for_a_certificate_is_shown_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    private = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    private.load_cert_chain(*authority.write("server"))
+    private.load_verify_locations(authority.file)
+    private.verify_mode = ssl.CERT_REQUIRED
+
+    answer = answering(prefix(2) + b"\x08\x07" + prefix(2, END) + b"{}")
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=private)
+    monkeypatch.setenv("MICRO_CA", str(authority.file))
+    for name, file in zip(("MICRO_CERT", "MICRO_KEY"), authority.write("mine"), strict=True):
+        monkeypatch.setenv(name, str(file))
+    async with server:
+        client = Client(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        assert (await client.of(EchoClient, bulk=True).sum(numbers(7))).sum == 7
+        await client.close()
 
 
 async def test_a_token_that_does_not_hold_is_forgotten() -> None:

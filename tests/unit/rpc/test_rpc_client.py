@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -21,6 +15,7 @@ from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.protocol import ProtocolType
 
+import processes
 from gen.echo.v1.echo_connect import AuditClient, EchoClient
 from gen.echo.v1.echo_pb import (
     CountRequest,
@@ -32,55 +27,9 @@ from gen.echo.v1.echo_pb import (
     SumRequest,
 )
 from micro.domain.errors import Error, Kind
-from micro.rpc import asgi_server
+from micro.ports.free_address import free_address
 from micro.rpc.client import Client, Pool, address, service_of
 from micro.rpc.context import CURRENT, Context
-
-HERE = Path(__file__).resolve().parent
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def listens(target: str) -> bool:
-    host, _, port = target.partition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
-
-
-def serve(target: str, admin: Path) -> subprocess.Popen[bytes]:
-    command = asgi_server.command("echo_app:app", address=target, admin=admin, folder=HERE)
-    path = os.pathsep.join((command.env["PYTHONPATH"], str(HERE.parents[1])))
-    own = {key: value for key, value in os.environ.items() if not key.startswith("MICRO_")}
-    env = {**own, **command.env, "PYTHONPATH": path, "MICRO_PROXY_ADDRESS": target}
-    return subprocess.Popen(command.argv, env=env, start_new_session=True, stderr=sys.stderr)
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="mc-") as folder:
-        found = free_address()
-        process = serve(found, Path(folder) / "a.sock")
-        try:
-            end = time.monotonic() + 20
-            while not listens(found):
-                assert process.poll() is None, "the service ended while it started"
-                assert time.monotonic() < end, "the service does not listen"
-                time.sleep(0.02)
-            yield found
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-@pytest.fixture
-async def client(target: str) -> AsyncIterator[Client]:
-    made = Client(target)
-    yield made
-    await made.close()
 
 
 async def test_a_dict_is_answered_with_a_dict(client: Client) -> None:
@@ -88,6 +37,30 @@ async def test_a_dict_is_answered_with_a_dict(client: Client) -> None:
     assert await client.call("echo", "Echo.Call", request) == request
     assert await client.call("echo", "call", {"name": "Ann"}) == {"name": "Ann"}
     assert await client.call("echo", "Audit.List") == {"name": "audit"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"nmae": "Ann"}, "there is no field 'nmae': did you mean name?"),
+        ({"body": {"byId": {"1": {"tag": []}}}}, "there is no field 'body.byId.1.tag': did you mean tags?"),
+        (
+            {"body": {"inners": [{"b": 1}, {"zzz": 1}]}},
+            "there is no field 'body.inners[1].zzz': Inner has b, more, tags",
+        ),
+        ({"body": {"free": {"x": {"y": 1}}}, "names": "x"}, "EchoRequest.names"),
+        ({"body": {"color": "PINK"}}, "PINK"),
+    ],
+)
+async def test_what_a_dict_has_and_the_contract_has_not_is_refused(
+    client: Client, request_: dict[str, object], said: str
+) -> None:
+    with pytest.raises(Error) as raised:
+        await client.call("echo", "Echo.Call", request_)
+    assert raised.value.kind is Kind.INVALID_ARGUMENT
+    assert said in raised.value.message
+    known = {"body": {"free": {"anything": 1}, "two_words": "a"}}
+    assert (await client.call("echo", "Echo.Call", known))["body"]["twoWords"] == "a"
 
 
 async def test_a_message_is_answered_with_a_message(client: Client) -> None:
@@ -142,6 +115,10 @@ async def test_a_stream_of_dicts(client: Client) -> None:
     with pytest.raises(Error) as raised:
         [answer async for answer in client.stream("echo", "Echo.Count", {"to": 2, "failAt": 2})]
     assert raised.value.kind is Kind.DATA_LOSS
+
+    with pytest.raises(Error, match="there is no field 'too': did you mean to") as raised:
+        [answer async for answer in client.stream("echo", "Echo.Count", {"too": 2})]
+    assert raised.value.kind is Kind.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("kind", list(Kind))
@@ -204,6 +181,7 @@ async def test_large_messages_pass_and_larger_ones_do_not(client: Client) -> Non
 @pytest.mark.parametrize("stream", [False, True])
 async def test_giving_up_cancels_the_handler(client: Client, stream: bool) -> None:
     echo = client.of(EchoClient)
+    assert "False" in (await client.call("echo", "get-thing", {"name": "forget"}))["name"]
     if stream:
         counting = echo.count(CountRequest(to=-1))
         calling = asyncio.ensure_future(anext(aiter(counting)))
@@ -225,18 +203,13 @@ async def test_nothing_there_says_so() -> None:
     await nobody.close()
 
 
-async def test_a_call_waits_for_a_server_that_comes_back() -> None:
+async def test_a_call_waits_for_a_server_that_comes_back(echo_module: Path) -> None:
     found = free_address()
     early = Client(found, timeout=20)
     calling = asyncio.ensure_future(early.call("echo", "call", {"name": "Ann"}))
-    with tempfile.TemporaryDirectory(prefix="mc-") as folder:
-        process = serve(found, Path(folder) / "a.sock")
-        try:
-            assert await calling == {"name": "Ann"}
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            await early.close()
+    with processes.serving(echo_module, found):
+        assert await calling == {"name": "Ann"}
+    await early.close()
 
 
 async def test_connections_are_shared_and_can_be_closed(target: str) -> None:

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from authority import Authority
 from gen.echo.v1.echo_connect import EchoClient
 from gen.echo.v1.echo_pb import CountRequest, CountResponse, EchoRequest, EchoResponse, SumRequest, SumResponse
 from micro.domain.audience import Audience
@@ -252,8 +253,8 @@ async def test_the_caller_s_token_does_not_travel_by_itself() -> None:
         assert "micro-namespace" not in callee.calls[-1]
 
 
-def certificate(folder: Path) -> tuple[grpc.ServerCredentials, Path]:
-    """A certificate for 127.0.0.1 that is its own authority."""
+def certificate(folder: Path, *, clients: bytes | None = None) -> tuple[grpc.ServerCredentials, Path]:
+    """A certificate for 127.0.0.1 that is its own authority; `clients` are authorities of what clients must show."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string("CN=test")
     now = dt.datetime.now(dt.UTC)
     made = (
@@ -273,7 +274,7 @@ def certificate(folder: Path) -> tuple[grpc.ServerCredentials, Path]:
     )
     file = folder / "ca.pem"
     file.write_bytes(pem)
-    return grpc.ssl_server_credentials([(private, pem)]), file
+    return grpc.ssl_server_credentials([(private, pem)], clients, clients is not None), file
 
 
 async def test_a_private_connection_needs_a_certificate_that_is_trusted(
@@ -298,3 +299,48 @@ async def test_a_private_connection_needs_a_certificate_that_is_trusted(
         with pytest.raises(Error, match="cannot read MICRO_CA") as unread:
             await call(Client(target))
         assert unread.value.kind is Kind.FAILED_PRECONDITION
+
+
+async def test_a_server_that_asks_for_a_certificate_is_shown_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Authority(tmp_path)
+    cert, key = known.write("mine")
+    place = tmp_path / "server"
+    place.mkdir()
+    credentials, authority = certificate(place, clients=known.file.read_bytes())
+    monkeypatch.setenv("MICRO_CA", str(authority))
+    async with serving(Callee(), credentials) as callee:
+        target = f"https://{callee.address}"
+        nobody = Client(target, timeout=0.5)
+        with pytest.raises(Error, match="If it asks for a certificate: MICRO_CERT and MICRO_KEY") as raised:
+            await call(nobody)
+        assert raised.value.kind is Kind.UNAVAILABLE
+        await nobody.close()
+        monkeypatch.setenv("MICRO_CERT", str(cert))
+        monkeypatch.setenv("MICRO_KEY", str(key))
+        member = Client(target, identity=Tokens("good"))
+        await call(member)
+        await member.close()
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_what_is_wrong_with_a_certificate_is_told_before_anybody_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bulk: bool
+) -> None:
+    known = Authority(tmp_path)
+    cert, key = known.write("mine")
+    _, other = known.write("other")
+    for cert_file, key_file, words in (
+        (cert, None, "belong together: give both"),
+        (None, key, "belong together: give both"),
+        (cert, other, "its own key"),
+        (key, key, "a certificate in PEM"),
+        (tmp_path / "none", key, "cannot read MICRO_CERT=.*none: No such file"),
+        (cert, tmp_path / "none", "cannot read MICRO_KEY=.*none: No such file"),
+    ):
+        for name, file in (("MICRO_CERT", cert_file), ("MICRO_KEY", key_file)):
+            monkeypatch.setenv(name, str(file or ""))
+        with pytest.raises(Error, match=words) as told:
+            Client("https://127.0.0.1:1").channel(bulk=bulk)
+        assert told.value.kind is Kind.FAILED_PRECONDITION

@@ -153,6 +153,16 @@ async def test_short_paths_take_what_people_send(
         assert set(answer.json()) == {"code", "message"}
 
 
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [({}, "POST, GET, HEAD, DELETE, PUT, PATCH"), ({"content-type": "application/grpc"}, "POST")],
+)
+async def test_a_verb_that_calls_nothing_is_answered_with_those_that_do(headers: dict[str, str], allowed: str) -> None:
+    answer = await http(echo(), "TRACE", "/echo.v1.Echo/Call", headers=headers)
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["message"].startswith("HTTP method TRACE does not call anything: use POST")
+
+
 async def test_head_has_no_body() -> None:
     answer = await http(echo(), "HEAD", "/echo", query=b"name=a")
     assert (answer.status, answer.body, answer.complete) == (200, b"", True)
@@ -162,7 +172,8 @@ async def test_an_oversize_body_is_refused_before_it_is_read() -> None:
     app = echo(max_message=1000)
     big = await http(app, "POST", "/echo/call", headers={**JSON, "content-length": "1001"}, chunks=[b"{", b"}"])
     grown = await http(app, "POST", "/echo/call", headers=JSON, chunks=[b"x" * 600, b"x" * 600, b"never read"])
-    assert (big.status, grown.status) == (429, 429)
+    assert (big.status, grown.status) == (413, 413)
+    assert big.json()["code"] == "resource_exhausted"
 
 
 async def test_connect_may_get_what_is_safe_and_nothing_else() -> None:

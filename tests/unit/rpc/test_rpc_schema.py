@@ -65,6 +65,7 @@ def test_shapes_go_to_any_depth_and_stop_at_themselves() -> None:
     )
     assert shape["maybe"] == Value(name="maybe", type="string", optional=True)
     assert shape["name"] == Value(name="name", type="string")
+    assert {name: field.oneof for name, field in shape.items() if field.oneof} == {"left": "choice", "right": "choice"}
     assert shape["at"].type_name == "google.protobuf.Timestamp"
 
 
@@ -96,6 +97,8 @@ values = st.recursive(
         enum_values=st.lists(texts, max_size=3).map(tuple),
         key_type=texts,
         description=texts,
+        oneof=texts,
+        json_name=texts,
     ),
     max_leaves=6,
 )
