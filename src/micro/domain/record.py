@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +19,9 @@ VALUE_BYTES = 16 << 20
 METADATA_BYTES = 16 << 10
 METADATA_DEPTH = 32
 """How many lists and objects may lie in each other."""
+
+EXACT = 1 << 53
+"""Whole numbers in metadata, at most: they travel as doubles, which tell larger ones as others."""
 
 LAST_MILLISECOND = (1 << 63) - 1
 """No record ends later."""
@@ -365,6 +368,28 @@ def _check_content(put: Put) -> int:
                 f"the metadata of {put.key[:20]!r} has {size:,} bytes: {METADATA_BYTES:,} are allowed"
             )
     return size
+
+
+def check_exact(metadata: object, subject: str) -> None:
+    """Raises INVALID_ARGUMENT for metadata that would come back as something else: for who writes them, since the store
+    cannot see it any more.
+
+    Args:
+        subject: what errors call them: "the metadata of 'ann'".
+    """
+    if isinstance(metadata, bytes | bytearray | memoryview):
+        raise errors.invalid_argument(
+            f"{subject} has bytes in it, which JSON has not: give them as a string, in base64"
+        )
+    if isinstance(metadata, int) and abs(metadata) > EXACT:
+        raise errors.invalid_argument(
+            f"{subject} has the number {str(metadata)[:20]} in it, and whole numbers keep their digits up to {EXACT:,} "
+            "only: give it as a string"
+        )
+    inner = metadata.values() if isinstance(metadata, Mapping) else metadata
+    if isinstance(inner, Iterable) and not isinstance(inner, str):
+        for one in inner:
+            check_exact(one, subject)
 
 
 def check_condition(operation: Put | Delete | Check, found: Record | None) -> None:

@@ -69,6 +69,10 @@ class Store(ABC):
     def healthy(self) -> bool:
         """Whether the state can be reached, as far as is known without asking."""
 
+    def damaged(self) -> Sequence[str]:
+        """Databases that are known to be damaged, sorted; the others go on. For backends that remember it."""
+        return ()
+
     @abstractmethod
     async def commit(self, database: str, operations: Sequence[Operation]) -> Committed:
         """Do all operations, in order, or none. Durable, as `durability` says, when it returns.

@@ -7,6 +7,7 @@ from typing import Any
 
 from micro.domain import errors
 from micro.domain.record import (
+    EXACT,
     Cause,
     Change,
     Check,
@@ -18,6 +19,7 @@ from micro.domain.record import (
     Put,
     Query,
     Record,
+    check_key,
     check_query,
 )
 from micro.rpc import wkt
@@ -26,7 +28,6 @@ from micro.rpc.gen.micro.store.v1 import store_pb as pb
 LONGEST_EXPIRY = 100 * 366 * 86400.0
 """Seconds; who wants more means for ever."""
 
-_EXACT = 2**53
 _DESCENDING = {"": False, "asc": False, "desc": True}
 _ACTIONS = {
     Cause.WRITTEN: pb.Change.Action.WRITTEN,
@@ -68,7 +69,7 @@ def metadata(given: wkt.Struct | None) -> Metadata:
 
 
 def _whole(value: Any) -> Json:
-    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
         return int(value)
     if isinstance(value, dict):
         return {key: _whole(one) for key, one in value.items()}
@@ -150,7 +151,13 @@ def read_query(key: str, options: pb.ReadOptions) -> Query:
 
 
 def list_query(options: pb.ListOptions) -> Query:
-    """What keys are asked for by. Raises INVALID_ARGUMENT."""
+    """What keys are asked for by; for one key, what finds it or the one that is next. Raises INVALID_ARGUMENT."""
+    if options.key:
+        several = (options.prefix, options.suffix, options.from_, options.until, options.cursor, options.offset)
+        if any(several):
+            raise errors.invalid_argument("a key is one: leave out prefix, suffix, from, until, cursor and offset")
+        check_key(options.key)
+        return Query(start=options.key, limit=1, keys_only=True)
     query = Query(
         prefix=options.prefix,
         suffix=options.suffix,
@@ -159,6 +166,7 @@ def list_query(options: pb.ListOptions) -> Query:
         limit=options.limit,
         offset=options.offset,
         descending=descending(options.order),
+        after=options.cursor or None,
         keys_only=True,
     )
     check_query(query)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -58,6 +58,10 @@ class ConfigService(Config):
     def healthy(self) -> bool:
         """Whether the state can be reached."""
         return self._state.healthy()
+
+    def damaged(self) -> Sequence[str]:
+        """Namespaces whose settings are known to be damaged."""
+        return self._state.damaged()
 
     async def get(self, request: pb.GetRequest, ctx: Any) -> pb.GetResponse:
         namespace, path = self._about(ctx, request.namespace, request.path)

@@ -93,11 +93,15 @@ class StoreHandler(Store):
         while True:
             async with self._databases.searching(database):
                 found = await self._store.keys(database, where, query)
-            yield pb.ListResponse(keys=list(found.keys), revision=found.revision)
-            left -= len(found.keys)
-            if not found.more or not found.keys or (query.limit and left <= 0):
+            if options.key:
+                yield pb.ListResponse(keys=[key for key in found.keys if key == options.key], revision=found.revision)
                 return
-            query = dataclasses.replace(query, after=found.keys[-1], offset=0, limit=left if query.limit else 0)
+            cursor = found.keys[-1] if found.more and found.keys else ""
+            yield pb.ListResponse(keys=list(found.keys), revision=found.revision, cursor=cursor)
+            left -= len(found.keys)
+            if not cursor or (query.limit and left <= 0):
+                return
+            query = dataclasses.replace(query, after=cursor, offset=0, limit=left if query.limit else 0)
 
     async def batch(self, request: pb.BatchRequest, ctx: Any) -> pb.BatchResponse:
         database, usual, present = self._databases.of(ctx, request.database), table(ctx, request.table), self._now()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -15,16 +16,24 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TORN = 522
 """SQLITE_IOERR_SHORT_READ: the file ends before it should."""
 
+_log = logging.getLogger("micro.store")
+
 
 class Faults:
-    """Of one file. `healthy` tells whether it could be worked on the last time."""
+    """Of one file.
 
-    def __init__(self, path: Path, beside: tuple[str, ...], restore: str) -> None:
-        """`beside` are the endings of the files that belong to it; `restore` is how it is brought back."""
+    Args:
+        beside: the endings of the files that belong to it.
+        restore: how it is brought back, with {name} for the file, {stem} for that without its ending, and {files} for
+            it and those beside it.
+        subject: what errors call it, where those who are told are not to know its path: that is in the log then.
+    """
+
+    def __init__(self, path: Path, beside: tuple[str, ...], restore: str, subject: str = "") -> None:
         self._path = path
         self._beside = beside
         self._restore = restore
-        self.healthy = False
+        self._subject = subject or str(path)
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -36,8 +45,7 @@ class Faults:
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise self.full() from error
-            self.healthy = False
-            raise errors.unavailable(f"{self._path} cannot be opened: {error.strerror or error}") from error
+            raise self._unavailable(f"cannot be opened: {error.strerror or error}") from error
 
     def translated(self, error: sqlite3.Error) -> errors.Error:
         extended = getattr(error, "sqlite_errorcode", 0)
@@ -46,22 +54,27 @@ class Faults:
             return self.full()
         if code in _DAMAGED or extended == _TORN:
             return self.damage(str(error))
-        self.healthy = False
         if code == sqlite3.SQLITE_BUSY:
-            return errors.unavailable(f"{self._path} is held by another process: try again")
-        return errors.unavailable(f"{self._path} cannot be worked on: {error}")
+            return self._unavailable("is held by another process: try again")
+        return self._unavailable(f"cannot be worked on: {error}")
 
     def full(self) -> errors.Error:
-        return errors.resource_exhausted(f"{self._path} cannot grow, the disk is full: make room; nothing was stored")
+        return errors.resource_exhausted(
+            f"{self._subject} cannot grow, the disk is full: make room; nothing was stored"
+        )
 
     def damage(self, what: str) -> errors.Error:
-        self.healthy = False
-        name = self._path.name
-        others = [f"{name}{ending}" for ending in self._beside]
+        name, stem = self._path.name, self._path.stem
+        *others, last = [f"{name}{ending}" for ending in self._beside]
+        files = f"{', '.join([name, *others])} and {last}"
         return errors.data_loss(
-            f"{self._path} is damaged: {what}; "
-            + self._restore.format(name=name, files=", ".join([name, *others[:-1]]) + f" and {others[-1]}")
+            f"{self._subject} is damaged: {what}; {self._restore.format(name=name, stem=stem, files=files)}"
         )
+
+    def _unavailable(self, why: str) -> errors.Error:
+        if self._subject != str(self._path):
+            _log.warning("%s %s: its file is %s", self._subject, why, self._path)
+        return errors.unavailable(f"{self._subject} {why}")
 
     def _no_room(self) -> bool:
         with contextlib.suppress(OSError):

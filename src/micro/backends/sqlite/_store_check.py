@@ -119,7 +119,8 @@ def _state(path: Path, connection: sqlite3.Connection) -> State:
             raise DamagedError("it has nothing of micro in it") from None
     if version > FORMAT and (row is None or row[0] != FORMAT):
         raise errors.failed_precondition(
-            f"{path} was written by a newer release of micro (version {version}, {FORMAT} is known): upgrade"
+            f"database {path.stem} was written by a newer release of micro (version {version}, {FORMAT} is known): "
+            "upgrade"
         )
     found = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema ORDER BY rowid")]
     if version != FORMAT or found != list(SCHEMA) or connection.execute("PRAGMA encoding").fetchone() != ("UTF-8",):

@@ -74,6 +74,11 @@ class Database:
             if not (self.file.verified or self.file.absent or self._verifying):
                 self._verifying = asyncio.create_task(self._verify())  # owned: by `close`
 
+    @property
+    def damaged(self) -> bool:
+        """Whether damage was found."""
+        return self._damage is not None
+
     def check(self) -> None:
         """Raises DATA_LOSS when damage was found."""
         if self._damage is not None:
@@ -141,7 +146,7 @@ class Database:
         """Remember damage that was found."""
         if error.kind is Kind.DATA_LOSS and self._damage is None:
             self._damage = error
-            _log.error("database %s: %s", self.name, error.message)
+            _log.error("%s: %s", self.file.path, error.message)
             self.feed.wake()
 
     def _retire(self) -> None:

@@ -36,6 +36,9 @@ T = TypeVar("T")
 INLINE_BYTES = 64 << 10
 """A value that is larger is read in a thread."""
 
+RESTORE = "stop what uses it, move {files} away, put a copy of the file there as {name}, and start it again"
+"""How a file is brought back, where who opens it knows no better way."""
+
 _LOG_BYTES = 8 << 20
 """A log that is larger goes into the file."""
 
@@ -53,10 +56,16 @@ _HEADS = "SELECT key, version, expires, checksum FROM record"
 
 
 class StoreFile:
-    """Methods are for threads, but for `point`. `absent` is a database that nothing was ever written to."""
+    """Methods are for threads, but for `point`. `absent` is a database that nothing was ever written to. Errors call it
+    by its database: its path is in the log.
 
-    def __init__(self, path: Path, history_bytes: int, verify_bytes: int) -> None:
+    Args:
+        restore: how one that is damaged is brought back, see `Faults`.
+    """
+
+    def __init__(self, path: Path, history_bytes: int, verify_bytes: int, restore: str = RESTORE) -> None:
         self.path = path
+        self._subject = f"database {path.stem}"
         self.state = State()
         self.absent = False
         self.verified = False
@@ -71,27 +80,31 @@ class StoreFile:
         self._latest: Heads = {}
         self._log_bytes = 0
         """What the log has grown by since it was taken into the file, about."""
-        self._faults = Faults(
-            path,
-            BESIDE,
-            f"`micro store restore --database {path.stem} FILE` brings a backup back; or stop the server, move "
-            "{files} away, put a copy of the file there as {name}, and start it again",
-        )
+        self._faults = Faults(path, BESIDE, restore, self._subject)
 
     def open(self) -> int | None:
         """When the next record ends.
 
+        Raises as `examine`.
+        """
+        self.examine()
+        if self.absent:
+            self.state = State()
+            return None
+        with self._told():
+            return self._connect()
+
+    def examine(self) -> None:
+        """Look whether it is whole, before it is opened, and change nothing of what it holds.
+
         Raises DATA_LOSS, UNAVAILABLE, and FAILED_PRECONDITION for a file of a newer release.
         """
         with self._told(examining=True):
-            if _store_check.missing(self.path):
-                self.absent, self.state = True, State()
-                return None
-            self.path.chmod(0o600)
-            most = 0 if self.verified else self._verify_bytes
-            self.verified = _store_check.examine(self.path, self._mark.read(), most) or self.verified
-        with self._told():
-            return self._connect()
+            self.absent = _store_check.missing(self.path)
+            if not self.absent:
+                self.path.chmod(0o600)
+                most = 0 if self.verified else self._verify_bytes
+                self.verified = _store_check.examine(self.path, self._mark.read(), most) or self.verified
 
     def retire(self) -> None:
         """Be not `ready` any more. For the loop's thread, so that no `point` is under way when `close` is called."""
@@ -176,7 +189,7 @@ class StoreFile:
         with self._told():
             connection = self._writer
             if connection is None:
-                raise errors.unavailable(f"{self.path} is closed")
+                raise errors.unavailable(f"{self._subject} is closed: try again")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 transaction = Transaction(connection, self.state, now, self._latest, telling=telling)

@@ -59,7 +59,8 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection: sqlite3.Connection | None = None
-        self._faults = Faults(path, ("-journal",), "it is only needed while records are loaded: load them again")
+        again = "it is only needed while records are loaded: load them again"
+        self._faults = Faults(path, ("-journal",), again, "the file of what is loaded")
 
     def open(self) -> None:
         with self._faults.told():

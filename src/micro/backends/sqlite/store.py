@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 from micro.backends.sqlite._store_database import Database
-from micro.backends.sqlite._store_file import StoreFile, bury
+from micro.backends.sqlite._store_file import RESTORE, StoreFile, bury
 from micro.backends.sqlite._store_staging import PREFIX, staged
 from micro.domain import errors
 from micro.domain.errors import Kind
@@ -27,6 +27,8 @@ _THREADS = 4
 
 
 _NAME_BYTES = 200
+
+_VERIFY_BYTES = 64 << 20
 
 _log = logging.getLogger("micro.store")
 
@@ -45,7 +47,8 @@ class SqliteStore(Store):
         clock: Now = store.now,
         history_bytes: int = HISTORY_BYTES,
         open_files: int = 64,
-        verify_bytes: int = 64 << 20,
+        verify_bytes: int = _VERIFY_BYTES,
+        restore: str = RESTORE,
     ) -> None:
         """
         Args:
@@ -53,12 +56,15 @@ class SqliteStore(Store):
             open_files: databases that are open at a time, but for those in use; some six descriptors each.
             verify_bytes: a file of up to so many is looked at as a whole before it is used, which takes a second at
                 most; a larger one while it is.
+            restore: how a damaged database is brought back: what errors tell, with {stem} for the database, {name} for
+                its file, and {files} for that and those that belong to it.
         """
         self._folder = folder.absolute()
         self._clock = clock
         self._history_bytes = history_bytes
         self._open_files = open_files
         self._verify_bytes = verify_bytes
+        self._restore = restore
         self._databases: dict[str, Database] = {}
         self._open: OrderedDict[str, Database] = OrderedDict()
         """Those with open files, the one that was used last at the end."""
@@ -84,6 +90,9 @@ class SqliteStore(Store):
 
     def healthy(self) -> bool:
         return self._held is not None
+
+    def damaged(self) -> list[str]:
+        return sorted(name for name, each in self._databases.items() if each.damaged)
 
     async def commit(self, database: str, operations: Sequence[Operation]) -> Committed:
         found = self._at_hand(database) or await self._opened(database)
@@ -119,9 +128,7 @@ class SqliteStore(Store):
         return await found.read(lambda: found.file.keys(table, query, self._clock()))
 
     async def databases(self) -> list[str]:
-        names = {path.name.removesuffix(".db") for path in self._folder.glob("*.db")}
-        names |= {path.name.removesuffix(".db-mark") for path in self._folder.glob("*.db-mark")}
-        return sorted(name for name in names if not name.startswith("."))
+        return _names(self._folder)
 
     async def tables(self, database: str) -> list[str]:
         found = await self._opened(database)
@@ -199,11 +206,11 @@ class SqliteStore(Store):
 
     def _known(self, name: str) -> Database:
         if not self._running:
-            raise errors.unavailable(f"the store in {self._folder} is closed")
+            raise errors.unavailable("the store is closed: try again when its server is up")
         if (found := self._databases.get(name)) is None:
             if not name or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > _NAME_BYTES:
                 raise errors.invalid_argument(f"{name[:40]!r} cannot be a database: it has to be a name for a file")
-            file = StoreFile(self._folder / f"{name}.db", self._history_bytes, self._verify_bytes)
+            file = StoreFile(self._folder / f"{name}.db", self._history_bytes, self._verify_bytes, self._restore)
             found = self._databases[name] = Database(name, file, self._clock, self._writers, self._readers)
         return found
 
@@ -293,6 +300,27 @@ class SqliteStore(Store):
                 _log.warning("database %s: %s", name, error.message)
             return False
         return True
+
+
+def check(folder: Path, restore: str = RESTORE) -> None:
+    """Look at all files of a folder that nobody works on, as a store does that begins; nothing in them is changed.
+
+    Raises DATA_LOSS, with the file's path, for the first one that is damaged; FAILED_PRECONDITION for one of a newer
+    release; UNAVAILABLE for one that cannot be read.
+    """
+    for name in _names(folder):
+        file = StoreFile(folder / f"{name}.db", HISTORY_BYTES, _VERIFY_BYTES, restore)
+        try:
+            file.examine()
+        except errors.Error as error:
+            raise errors.Error(error.kind, f"{file.path}: {error.message}") from None
+
+
+def _names(folder: Path) -> list[str]:
+    """Of databases; those that have lost their file too."""
+    names = {path.name.removesuffix(".db") for path in folder.glob("*.db")}
+    names |= {path.name.removesuffix(".db-mark") for path in folder.glob("*.db-mark")}
+    return sorted(name for name in names if not name.startswith("."))
 
 
 async def _end(task: asyncio.Task[None]) -> None:

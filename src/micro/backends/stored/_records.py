@@ -80,7 +80,7 @@ class Records:
         await self._store.start(stack)
 
     def healthy(self) -> bool:
-        return self._store.healthy()
+        return self._store.healthy() and self._database not in self._store.damaged()
 
     async def record(self, table: str, key: str) -> Record | None:
         return await self._store.read(self._database, table, key)

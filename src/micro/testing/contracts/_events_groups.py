@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from micro.domain.errors import Kind
 from micro.domain.event import DeadLetter, Event, Progress
 from micro.ports.events import Events
 from micro.testing.contracts._events_world import (
@@ -13,11 +12,11 @@ from micro.testing.contracts._events_world import (
     OTHER,
     TEXTS,
     TOPIC,
+    absent,
     append,
     normal,
     payloads,
     ready,
-    refused,
 )
 
 GROUPS = sorted(["billing", "Billing", "billing.eu", "billing-eu", "billing_eu", "-", "1", "g" * 63])
@@ -98,7 +97,7 @@ class ProgressContract:
         assert await events.dead(NS, TOPIC, "billing.eu") == 1
 
     async def test_of_what_is_not_there(self, events: Events) -> None:
-        await refused(Kind.NOT_FOUND, events.advance(NS, TOPIC, "billing", Progress()))
+        await absent(events.advance(NS, TOPIC, "billing", Progress()))
         assert await events.progress(NS, TOPIC, "billing") is None
         assert dict(await events.groups(NS, TOPIC)) == {}
         assert list(await events.group_names(NS, TOPIC)) == []
@@ -180,3 +179,4 @@ class DeadLettersContract:
         assert await events.buried(NS, TOPIC, "billing", 0, 10) == []
         assert await events.dead(NS, TOPIC, "billing") == 0
         assert await events.unbury(NS, TOPIC, "billing", [1]) == 0
+        await absent(events.bury(NS, TOPIC, "billing", dead(1)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from micro.domain.errors import Kind
 from micro.domain.event import MAX_PAYLOAD, PAGE_BYTES, Event
 from micro.ports.events import Events
 from micro.ports.store import now
@@ -15,11 +14,11 @@ from micro.testing.contracts._events_world import (
     OTHER,
     TEXTS,
     TOPIC,
+    absent,
     append,
     new,
     payloads,
     ready,
-    refused,
 )
 
 
@@ -98,10 +97,10 @@ class AppendContract:
         assert len(await payloads(events)) == 1000
 
     async def test_nothing_is_appended_to_what_is_not_there(self, events: Events) -> None:
-        await refused(Kind.NOT_FOUND, append(events, b"1"))
+        await absent(append(events, b"1"))
         await ready(events)
-        await refused(Kind.NOT_FOUND, append(events, b"1", namespace=OTHER))
-        await refused(Kind.NOT_FOUND, append(events, b"1", b"2", topic="absent"))
+        await absent(append(events, b"1", namespace=OTHER))
+        await absent(append(events, b"1", b"2", topic="absent"), "absent")
         assert await events.state(NS, "absent") is None
 
 
@@ -201,8 +200,8 @@ class ReadContract:
         assert await events.offset_at(NS, TOPIC, 0) == 1
 
     async def test_what_is_not_there_cannot_be_read(self, events: Events) -> None:
-        await refused(Kind.NOT_FOUND, events.read(NS, TOPIC, 1, 10))
-        await refused(Kind.NOT_FOUND, events.offset_at(NS, TOPIC, 0))
+        await absent(events.read(NS, TOPIC, 1, 10))
+        await absent(events.offset_at(NS, TOPIC, 0))
 
     async def test_offset_by_the_time_of_appending(self, events: Events) -> None:
         await ready(events)

@@ -12,10 +12,10 @@ from micro.testing.contracts._events_world import (
     NS,
     OTHER,
     TOPIC,
+    absent,
     append,
     new,
     ready,
-    refused,
     tailing,
 )
 
@@ -137,4 +137,4 @@ class TailContract:
             await tail.ends(Kind.NOT_FOUND)
 
     async def test_of_what_is_not_there(self, events: Events) -> None:
-        await refused(Kind.NOT_FOUND, anext(events.tail(NS, TOPIC, 1)))
+        await absent(anext(events.tail(NS, TOPIC, 1)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from micro.domain.errors import Kind
 from micro.domain.event import Progress, Retention
 from micro.ports.events import Events
 from micro.ports.store import now
@@ -13,13 +12,13 @@ from micro.testing.contracts._events_world import (
     NS,
     OTHER,
     TOPIC,
+    absent,
     append,
     eventually,
     new,
     normal,
     payloads,
     ready,
-    refused,
 )
 
 LONGEST = ".".join(["a" * 63] * 4)
@@ -75,7 +74,7 @@ class TopicsContract:
         assert await payloads(events) == [b"shop"]
         await events.drop(NS)
         assert await events.topics(NS) == []
-        await refused(Kind.NOT_FOUND, append(events, b"1"))
+        await absent(append(events, b"1"))
         assert await payloads(events, namespace="shop-2") == [b"shop-2"]
 
     async def test_deleted_with_all_that_belongs_to_it(self, events: Events) -> None:
@@ -88,6 +87,10 @@ class TopicsContract:
         assert not await events.delete(NS, TOPIC)
         assert await events.state(NS, TOPIC) is None
         assert dict(await events.groups(NS, TOPIC)) == {}
+        for call in (events.read(NS, TOPIC, 1, 10), events.offset_at(NS, TOPIC, 0), append(events, b"3")):
+            await absent(call)
+        await absent(events.advance(NS, TOPIC, "billing", Progress(1)))
+        await absent(anext(events.tail(NS, TOPIC, 1)))
         assert await payloads(events, "orders.eu") == [b"eu"]
 
     async def test_made_anew_it_begins_anew(self, events: Events) -> None:

@@ -14,7 +14,7 @@ import pytest
 from micro.domain import errors
 from micro.domain.errors import Kind
 from micro.domain.event import Appended, Event, New, Progress, Retention
-from micro.ports.events import Events
+from micro.ports.events import Events, no_topic
 
 NS, OTHER, TOPIC = "shop", "other", "orders"
 PATIENCE = 30.0
@@ -63,12 +63,18 @@ def normal(progress: Progress | None) -> Progress:
     )
 
 
-async def refused(kind: Kind, call: Awaitable[object]) -> None:
-    """The call fails with that kind, and says so in one line."""
+async def refused(kind: Kind, call: Awaitable[object]) -> errors.Error:
+    """The call fails with that kind, and says so in one line; how it does."""
     with pytest.raises(errors.Error) as caught:
         await call
     assert caught.value.kind is kind, caught.value
     assert "\n" not in caught.value.message
+    return caught.value
+
+
+async def absent(call: Awaitable[object], topic: str = TOPIC) -> None:
+    """The call fails as there is no such topic, in the words that all backends have for it."""
+    assert (await refused(Kind.NOT_FOUND, call)).message == no_topic(topic).message
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:

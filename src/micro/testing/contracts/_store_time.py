@@ -124,6 +124,14 @@ class WatchContract(Contract):
             async with watching(store, after) as watch:
                 assert [each.revision for each in await watch.until(5)] == list(range(after + 1, 6))
 
+    async def test_what_happened_is_told_for_five_minutes(self, store: Store, clock: SettableClock) -> None:
+        for number in range(3):
+            await write(store, put(f"{number}"))
+        clock.advance(299)
+        await write(store, put("3"))
+        async with watching(store, 0) as watch:
+            assert [(await watch.commit()).revision for _ in range(4)] == [1, 2, 3, 4]
+
     async def test_begins_now_when_told_nothing(self, store: Store) -> None:
         await write(store, put("before"))
         async with watching(store) as watch:

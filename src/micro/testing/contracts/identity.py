@@ -42,6 +42,8 @@ SHOP = Namespace("shop", Quota(1, 2, 3, 2**40), "2026-02-02")
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA"
 NOW = 1_800_000_000.25
 LATER = NOW + 3600.0
+PAST = 1_700_000_000.0
+"""A moment before any at which something is recorded."""
 
 
 def entry(action: str, namespace: str = "micro", actor: str = "micro/admin", target: str = "jane") -> Entry:
@@ -479,6 +481,35 @@ class RecordsContract:
         assert await store.audit(account="micro/jane") == [entries[0]]
         assert await store.audit("shop", account="micro/admin", limit=9) == entries[2:]
         assert await store.audit("nowhere") == []
+
+    async def test_the_audit_log_is_told_in_pages_and_of_a_time(self, store: IdentityStore) -> None:
+        done = [
+            replace(entry(str(number), "shop" if number % 3 == 0 else "micro"), time=PAST + number)
+            for number in range(20)
+        ]
+        await store.record(*done[:7])
+        for one in done[7:15]:
+            await store.record(one)
+        await store.record(*done[15:])
+        last_first = done[::-1]
+        for size in (1, 2, 3, 7, 20):
+            told: list[Entry] = []
+            while page := await store.audit(limit=size, before=told[-1].place if told else ""):
+                assert len(page) <= size
+                told += page
+            assert told == last_first, f"pages of {size}"
+        shops = [one for one in last_first if one.namespace == "shop"]
+        half = await store.audit("shop", limit=3)
+        await store.record(entry("later", "shop"))
+        assert half + await store.audit("shop", limit=50, before=half[-1].place) == shops, "new ones change no page"
+
+        assert await store.audit(since=PAST + 4, until=PAST + 8) == last_first[12:16]
+        assert (await store.audit(since=PAST + 18))[1:] == last_first[:2]
+        assert await store.audit("shop", until=PAST + 6, limit=1) == [done[3]]
+        assert await store.audit("shop", until=PAST + 6, before=half[-1].place) == [done[3], done[0]]
+        assert await store.audit(since=PAST + 99, until=NOW) == []
+        for text in ("x", "-1", "0.0.0", "../1", "\u0661"):
+            await refused(Kind.INVALID_ARGUMENT, store.audit(before=text))
 
     async def test_the_audit_log_has_an_end(self, store: IdentityStore) -> None:
         for first in range(0, 100_000, 10_000):

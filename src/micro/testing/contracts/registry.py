@@ -28,6 +28,7 @@ def registration(node: str = "greeter-1", name: str = "greeter", namespace: str 
             Value("name", "string", optional=True, description="Whom to greet."),
             Value("moods", "enum", "greeter.Mood", repeated=True, enum_values=("CALM", "GLAD")),
             Value("notes", "map", key_type="string", values=(Value("", "int64"),)),
+            Value("until", "int32", oneof="end", json_name="til"),
         ),
     )
     return Registration(

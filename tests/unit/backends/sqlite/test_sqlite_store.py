@@ -16,7 +16,7 @@ import pytest
 
 from micro.backends.memory.store import MemoryStore
 from micro.backends.sqlite import _store_write
-from micro.backends.sqlite.store import SqliteStore
+from micro.backends.sqlite.store import SqliteStore, check
 from micro.domain import errors
 from micro.domain.errors import Kind
 from micro.domain.record import Cause, Commit, Committed, Delete, Get, Json, Operation, Put, Query, Record
@@ -161,7 +161,8 @@ async def test_one_database_is_damaged_and_others_go_on(folder: Path) -> None:
             store.revision("bad"),
         )
         for call in calls:
-            await refused(Kind.DATA_LOSS, call, str(folder / "bad.db"), "micro store restore", "bad.db-wal")
+            await refused(Kind.DATA_LOSS, call, "database bad is damaged", "bad.db-wal")
+        assert store.damaged() == ["bad"]
         async with watching(store, 0, "bad") as watch:
             await watch.ends(Kind.DATA_LOSS)
         assert await store.databases() == ["bad", "good"]
@@ -174,6 +175,7 @@ async def test_one_database_is_damaged_and_others_go_on(folder: Path) -> None:
         assert await store.load("bad", backup()) == 1
         assert await store.revision("bad") == 2, "revisions grow also when what they were of is lost"
         assert await store.read("bad", "t", "restored") == Record("restored", b"1", 2)
+        assert store.damaged() == []
         kept = [each for each in folder.iterdir() if "damaged" in each.name]
         assert data in [each.read_bytes() for each in kept]
     async with opened(folder) as store:
@@ -192,7 +194,24 @@ async def test_a_large_file_is_looked_at_while_it_is_in_use(folder: Path, caplog
     async with opened(folder, verify_bytes=0) as store, watching(store, 1, "shop") as watch:
         await watch.ends(Kind.DATA_LOSS)
         await refused(Kind.DATA_LOSS, store.read("shop", "t", "1"), "899", "900")
-    assert "shop.db is damaged" in caplog.text
+    assert f"{folder / 'shop.db'}: database shop is damaged" in caplog.text
+
+
+async def test_who_opens_a_store_says_how_it_is_restored_and_can_look_before(folder: Path) -> None:
+    async with opened(folder) as store:
+        for name in ("bad", "good"):
+            await store.commit(name, [put("k")])
+    check(folder)
+    (folder / "bad.db").write_bytes(b"nothing")
+    async with opened(folder, restore="bring {stem}.backup, in place of {name}") as store:
+        await refused(Kind.DATA_LOSS, store.read("bad", "t", "k"), "cut off; bring bad.backup, in place of bad.db")
+    before = {each.name: each.read_bytes() for each in folder.iterdir()}
+    with pytest.raises(errors.Error, match="cut off; bring bad") as told:
+        check(folder, "bring {stem}")
+    assert told.value.kind is Kind.DATA_LOSS
+    assert told.value.message.startswith(f"{folder / 'bad.db'}: database bad is damaged")
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
+    check(folder / "absent")
 
 
 async def test_a_file_of_a_newer_release_is_refused(folder: Path) -> None:
