@@ -1,7 +1,7 @@
 """Events are conserved: while what carries and handles them is killed at random, each acknowledged one is handled, in
 the order of its key, and the dead letters are those that were made to fail.
 
-For twelve seconds; MICRO_SOAK=N makes it N.
+For twelve seconds; MICRO_SOAK=N makes it twice N.
 """
 
 from __future__ import annotations
@@ -26,9 +26,21 @@ import worlds
 
 from micro.domain.delivery import GONE
 
-SECONDS = max(float(os.environ.get("MICRO_SOAK", "0")), 12.0)
+SECONDS = max(2 * float(os.environ.get("MICRO_SOAK", "0")), 12.0)
 CONSUMERS = 3
+PAGE = 1000
 VICTIMS = ("consumer", "events", "nats", "consumer", "network", "mesh")
+
+TWICE = 0.01
+"""The part of the events that may be handled twice."""
+
+FEW = 2_000
+"""A run with fewer events than these is too short, or its machine too busy, to tell a part of them by: one kill in an
+unlucky moment may be a hundredth of it."""
+
+TWICE_A_KILL = 2
+"""What each kill may repeat besides in such a run, on average: at some 100 events a second, what was handled in the
+tens of milliseconds in which acknowledgements are on their way, or the progress of the group on its way to the disk."""
 
 
 class Part:
@@ -79,9 +91,9 @@ def notes(folder: Path, what: str) -> list[list]:
     return found
 
 
-@pytest.mark.timeout(SECONDS + 180)
+@pytest.mark.timeout(SECONDS + 300)
 def test_every_acknowledged_event_is_handled_in_order_whatever_is_killed(tmp_path: Path) -> None:
-    choice = random.Random(11)
+    choice = random.Random(3)  # each of them dies in the short run too
     with contextlib.ExitStack() as stack:
         world = stack.enter_context(worlds.world(tmp_path / "home"))
         world.start()
@@ -96,7 +108,9 @@ def test_every_acknowledged_event_is_handled_in_order_whatever_is_killed(tmp_pat
         left = worlds.eventually(lambda: not _lag(world), 60)
         assert left, f"{_lag(world)} events are not handled after {kills}\n{consumers[0].said()}"
         dead = _json(world, "dead-letters", parts.TOPIC, parts.GROUP)
-        kept = _read(world)
+        kept = _read(world, "1")
+        _check_times(world, kept)
+    kept = {offset: content for offset, (content, _) in kept.items()}
     _check(published, notes(tmp_path, "consume"), dead, kept, kills)
 
 
@@ -151,8 +165,9 @@ def _check(
         assert numbers == list(range(1, len(numbers) + 1)), _story(key, numbers, published, handled, kept)
 
     doubles = sum(count - 1 for count in succeeded.values())
+    allowed = TWICE * len(published) + (TWICE_A_KILL * sum(kills.values()) if len(published) < FEW else 0)
     print(f"{len(published):,} events, {doubles} handled twice, {len(dead)} dead letters, killed: {dict(kills)}")
-    assert doubles < 0.01 * len(published) + 2 * sum(kills.values())
+    assert doubles < allowed
 
     # What is kept is what was published, byte for byte, at the offset that the publisher was told.
     assert sorted(kept) == list(range(1, len(kept) + 1))
@@ -183,24 +198,31 @@ def _lag(world: worlds.World) -> int:
     return int(group["lag"])
 
 
-def _read(world: worlds.World) -> dict[int, bytes]:
-    """Every event of the topic, page by page, through the command line."""
-    found: dict[int, bytes] = {}
-    times: dict[int, dt.datetime] = {}
-    start = 1
-    while page := _json(world, "read", parts.TOPIC, "--from", str(start), "--limit", "1000"):
+Kept = dict[int, tuple[bytes, dt.datetime]]
+
+
+def _read(world: worlds.World, start: str) -> Kept:
+    """Every event of the topic from a place on, by its offset: what is in it, and when it was appended. Page by page,
+    through the command line."""
+    found: Kept = {}
+    while page := _json(world, "read", parts.TOPIC, "--from", start, "--limit", str(PAGE)):
         for one in page:
-            found[int(one["offset"])] = _payload(one)
-            times[int(one["offset"])] = dt.datetime.fromisoformat(one["timestamp"])
-        start = max(found) + 1
-    # From a time on: from the first event of that millisecond.
-    time_ = times[len(times) // 2]
-    (again,) = _json(world, "read", parts.TOPIC, "--from", time_.isoformat(), "--limit", "1")
-    assert int(again["offset"]) == min(offset for offset, when in times.items() if when >= time_)
-    assert _payload(again) == found[again["offset"]]
+            content = one["payload"]
+            payload = base64.b64decode(content) if one["encoding"] == "base64" else content.encode()
+            found[int(one["offset"])] = (payload, dt.datetime.fromisoformat(one["timestamp"]))
+        start = str(max(found) + 1)
+        if len(page) < PAGE:
+            break
     return found
 
 
-def _payload(event: dict) -> bytes:
-    content = event["payload"]
-    return base64.b64decode(content) if event["encoding"] == "base64" else content.encode()
+def _check_times(world: worlds.World, kept: Kept) -> None:
+    """From a time on there is what was appended in that millisecond and later, all of it, and nothing else."""
+    times = [when for _, (_, when) in sorted(kept.items())]
+    assert times == sorted(times)
+    last = times[-1]
+    between = last - dt.timedelta(milliseconds=1)
+    for when in (times[len(times) // 3], times[-len(times) // 10], between, last):
+        rest = {offset: one for offset, one in kept.items() if one[1] >= when}
+        assert list(_read(world, when.isoformat()).items()) == sorted(rest.items())
+    assert not _read(world, (last + dt.timedelta(milliseconds=1)).isoformat())

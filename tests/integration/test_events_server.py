@@ -18,6 +18,7 @@ import worlds
 
 from micro.domain import names
 from micro.domain.errors import Error, Kind
+from micro.ports.events import no_topic
 from micro.rpc.client import Client, Pool
 from micro.rpc.credentials import Credentials
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
@@ -184,5 +185,7 @@ def test_the_gateway_answers_who_shows_a_token(world: worlds.World) -> None:
     assert curl(world, "/events/publish", {**event, "topic": "a b"}, bearer)[0] == 400
     status, refused = curl(world, "/events/publish", {**event, "payload": "A" * 1_500_000}, bearer)
     assert status in (400, 413), refused
-    assert curl(world, "/events/read", {"topic": "nothing"}, bearer)[0] == 404
+    for place in ({}, {"from": {"all": True}}, {"from": {"offset": "7"}}, {"from": {"time": "2026-01-31T08:00:00Z"}}):
+        status, refused = curl(world, "/events/read", {"topic": "nothing", **place}, bearer)
+        assert (status, refused["message"]) == (404, no_topic("nothing").message)
     assert curl(world, "/events/read", {"topic": "web", "from": {"offset": "-1"}}, bearer)[0] == 400

@@ -2,26 +2,34 @@
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from worlds import World, load, world
 
-from micro.backends.nats import _follow, _tail
+from micro.backends.nats import _follow, _groups, _tail
 from micro.backends.nats._connection import Connection
 from micro.backends.nats._topics import stream_of
 from micro.backends.nats.check import check
 from micro.backends.nats.events import NatsEvents
 from micro.backends.nats.registry import NatsRegistry
 from micro.domain import errors
+from micro.domain.account import Account
 from micro.domain.event import Event, New, Retention
 from micro.domain.record import Durability
 from micro.domain.registrations import Synced
 from micro.domain.service import Change, Registration
 from micro.ports.registry import Registry
+from micro.rpc.context import Context
+from micro.rpc.gen.micro.events.v1 import events_pb as pb
+from micro.rpc.wkt import oneof
+from micro.services._events_topics import Topics
+from micro.services.events import GroupsHandler, StreamHandler
 from micro.testing.contracts.registry import registration
 from micro.testing.nats import NatsCluster, nats_cluster
 
@@ -222,6 +230,118 @@ async def _both(registrations: Registrations, publishers: Publishers) -> None:
     """Return when both write and read on."""
     await asyncio.gather(registrations.progress.more(40), publishers.progress.more(40))
     await asyncio.gather(registrations.heard.more(10), publishers.heard.more(10))
+
+
+@dataclass
+class Group:
+    """Publishers and the members of a group, as the service of events sees them."""
+
+    topics: Topics
+    topic: str
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    published: Progress = field(default_factory=Progress)
+    heard: Progress = field(default_factory=Progress)
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    handled: list[tuple[str, str, int]] = field(default_factory=list)
+    """Id, key and number of each event that was acknowledged, in that order."""
+
+    def __post_init__(self) -> None:
+        self.stream, self.groups = StreamHandler(self.topics), GroupsHandler(self.topics)
+
+    async def publish(self, key: str) -> None:
+        """Events of one key, numbered, each until it is there; by its dedup id once."""
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            name = f"{key}/{number}"
+            request = pb.PublishRequest(topic=self.topic, payload=name.encode(), key=key, dedup_id=name)
+            while True:
+                try:
+                    done = await self.stream.publish(request, _calling())
+                    break
+                except errors.Error as error:
+                    if error.kind is not errors.Kind.UNAVAILABLE:
+                        raise
+            self.acknowledged[done.id] = done.offset
+            await self.published.one()
+
+    async def consume(self) -> None:
+        """One member, from the first event on; acknowledges each at once, until nothing is left."""
+        said: asyncio.Queue[pb.ConsumeRequest] = asyncio.Queue()
+        first = pb.ConsumeRequest(topic=self.topic, group="g", from_=pb.Start(at=oneof("all", True)), max_in_flight=8)
+        said.put_nowait(first)
+
+        async def requests() -> AsyncIterator[pb.ConsumeRequest]:
+            while True:
+                yield await said.get()
+
+        frames: Any = self.stream.consume(requests(), _calling())
+        async with aclosing(frames):
+            async for frame in frames:
+                for event in frame.events:
+                    key, number = event.payload.decode().split("/")
+                    assert (event.key, event.attempt) == (key, 1)
+                    self.handled.append((event.id, key, int(number)))
+                    said.put_nowait(pb.ConsumeRequest(acks=[event.delivery]))
+                    await self.heard.one()
+
+    async def on(self) -> None:
+        """Return when events are published and handled anew."""
+        await self.published.more(60)
+        await self.heard.more(60)
+
+    async def lag(self) -> int:
+        answer = await self.groups.list(pb.GroupsListRequest(topic=self.topic), _calling())
+        return answer.groups[0].lag
+
+    def check(self) -> None:
+        times = Counter(id_ for id_, _, _ in self.handled)
+        assert times.keys() >= self.acknowledged.keys(), "what was acknowledged to its publisher is handled"
+        assert set(times.values()) == {1}, "the service has lived on, so nothing is handled twice"
+        for key in {key for _, key, _ in self.handled}:
+            numbers = [number for _, of, number in self.handled if of == key]
+            assert numbers == list(range(1, len(numbers) + 1)), "a key's events in their order, none missing"
+
+
+def _calling() -> Context:
+    """The context of a call by an account of namespace micro."""
+    ctx = Context(None, {"headers": []}, None)  # type: ignore[arg-type]
+    ctx.account = Account("shop", "micro", "shop")
+    return ctx
+
+
+async def test_a_group_misses_nothing_while_the_leaders_of_its_streams_are_killed(cluster: NatsCluster) -> None:
+    """The topic's, which is read and appended to, and that of the group's progress, which is kept all the time."""
+    async with connected(cluster) as connection, AsyncExitStack() as stack:
+        topics = Topics(NatsEvents(connection, replicas=3, patience=PATIENCE))
+        await topics.start(stack)
+        group = Group(topics, "bills")
+        async with asyncio.TaskGroup() as members:
+            consumers = [members.create_task(group.consume()) for _ in range(3)]
+            async with asyncio.TaskGroup() as publishers:
+                for number in range(KEYS):
+                    publishers.create_task(group.publish(f"k{number}"))
+                await group.on()
+                for stream in (stream_of("micro", "bills"), _groups.GROUPS):
+                    leader = await asyncio.to_thread(cluster.leader, stream)
+                    leader.kill()
+                    await group.on()
+                    await asyncio.to_thread(leader.start)
+                    await asyncio.to_thread(cluster.wait_whole)
+                    await group.on()
+                group.stop.set()
+            async with asyncio.timeout(60):
+                while await group.lag():
+                    await asyncio.sleep(0.02)
+            for consumer in consumers:
+                consumer.cancel()
+        group.check()
+        # What the group has done is kept, so that another process would go on behind it.
+        async with asyncio.timeout(60):
+            while (kept := await topics.events.progress("micro", "bills", "g")) is None or kept.floor < len(
+                group.handled
+            ):
+                await asyncio.sleep(0.02)
 
 
 async def _replicas(connection: Connection, stream: str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from micro.domain import errors
+from micro.domain import errors, names
 from micro.domain.account import Account
 
 V = TypeVar("V")
@@ -80,7 +80,8 @@ class Rule:
             ANY_NAMESPACE: "any account of any namespace",
         }.get(self.scope, f"scope {self.scope}")
         verb = "may" if self.access is Access.GRANTED else "may not"
-        return f"{who} {verb} call {self.resource}, priority {self.priority}"
+        place = "lowest priority" if self.priority == LOWEST else f"priority {self.priority}"
+        return f"{who} {verb} call {self.resource}, {place}"
 
     def applies(self, account: Account | None) -> bool:
         """Whether the rule is about this caller; None is one without an account.
@@ -208,7 +209,8 @@ def resource(text: str, *, exact: bool = False) -> Resource:
 
 
 def checked(rule: Rule) -> Rule:
-    """Return the rule when it is one that can be stored. Raises INVALID_ARGUMENT that names what is wrong."""
+    """Return the rule when it is one that can be stored: of the right form, and not about one of the platform's own
+    services, which no rule is about. Raises INVALID_ARGUMENT that names what is wrong."""
     if not _ID.fullmatch(rule.id) or rule.id == BUILT_IN:
         why = "is the built-in rule's" if rule.id == BUILT_IN else "is not an id"
         raise errors.invalid_argument(f"{rule.id[:200]!r} {why}: use up to 128 letters, digits and ._:/-")
@@ -219,7 +221,13 @@ def checked(rule: Rule) -> Rule:
         )
     if not LOWEST < rule.priority <= _HIGHEST:
         raise errors.invalid_argument(f"priority {rule.priority} is out of range: use {LOWEST + 1} to {_HIGHEST}")
-    resource(str(rule.resource))
+    name = resource(str(rule.resource)).name
+    own = name.lower().partition(".")[0]
+    if own in names.CORE_SERVICES:
+        raise errors.invalid_argument(
+            f"{name} is the platform's own, and what it asks of its callers is fixed: `micro auth explain ACCOUNT "
+            f"service:{own}:ENDPOINT` tells it; rules are about users' services, and * means all of those"
+        )
     return rule
 
 

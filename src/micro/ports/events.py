@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
 
+from micro.domain import errors
 from micro.domain.event import Appended, DeadLetter, Event, New, Progress, Retention, TopicState
 from micro.domain.record import Durability
 
@@ -15,6 +16,7 @@ class Events(ABC):
 
     What is named is checked by the caller (`micro.domain.topic`, `micro.domain.event`). Offsets of a topic begin at 1
     and grow by one; retention removes the oldest events, and offsets are never used again while the topic is there.
+    NOT_FOUND for a topic that there is none of is `no_topic`, of every method that raises it.
     Everything may raise UNAVAILABLE when the state cannot be reached; what then was changed is whole or not at all.
     """
 
@@ -26,7 +28,8 @@ class Events(ABC):
     @property
     @abstractmethod
     def atomic(self) -> bool:
-        """Whether `append` takes several events all or not at all; else a failure may leave the first of them."""
+        """Whether `append` takes several events all or not at all; else a failure may leave a part of them. Known once
+        started."""
 
     @abstractmethod
     async def start(self, stack: AsyncExitStack) -> None:
@@ -61,8 +64,9 @@ class Events(ABC):
         """Append events one behind the other, as `atomic` says; durable, as `durability` says, when it returns.
 
         One with a dedup id that an event of the topic had within DEDUP_SECONDS is not appended: the first one's id and
-        offset are told. Where a batch cannot be told apart so, one duplicate in it makes all of it take the slow way,
-        one by one. Raises NOT_FOUND when there is no such topic, RESOURCE_EXHAUSTED when there is no room.
+        offset are told. A backend may know ids for no longer than the topic keeps events. Where a batch cannot be told
+        apart so, one duplicate in it makes all of it take the slow way, one by one. Raises NOT_FOUND when there is no
+        such topic, RESOURCE_EXHAUSTED when there is no room.
         """
 
     @abstractmethod
@@ -111,7 +115,8 @@ class Events(ABC):
 
     @abstractmethod
     async def bury(self, namespace: str, topic: str, group: str, dead: DeadLetter) -> None:
-        """Keep a dead letter, in place of the one with the same offset. Durable when it returns."""
+        """Keep a dead letter, in place of the one with the same offset. Durable when it returns. Raises NOT_FOUND when
+        there is no such topic."""
 
     @abstractmethod
     async def buried(self, namespace: str, topic: str, group: str, after: int, limit: int) -> list[DeadLetter]:
@@ -124,3 +129,8 @@ class Events(ABC):
     @abstractmethod
     async def dead(self, namespace: str, topic: str, group: str) -> int:
         """How many dead letters a group has."""
+
+
+def no_topic(name: str) -> errors.Error:
+    """NOT_FOUND, in the words that everybody has for it."""
+    return errors.not_found(f"there is no topic {name}: it is made when it is first published to or consumed")

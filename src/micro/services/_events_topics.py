@@ -19,7 +19,7 @@ from micro.domain.terms import Terms
 from micro.ports import identity
 from micro.ports.announcements import AUTH, TOPICS
 from micro.ports.background import OwnedTasks, log, spawn
-from micro.ports.events import Events
+from micro.ports.events import Events, no_topic
 from micro.ports.store import Now, now
 from micro.services import _auth_core as core_accounts
 from micro.services import _caller as caller
@@ -162,8 +162,6 @@ class Topics:
         """The offset of a place, that of the next event for one behind all. Raises NOT_FOUND."""
         if where.time is not None:
             return await self.events.offset_at(namespace, name, where.time)
-        if where.offset == 1:
-            return 1
         end = (await self.state(namespace, name)).last + 1
         return end if where.offset is None else min(where.offset, end)
 
@@ -378,7 +376,3 @@ class Topics:
             )
         else:
             self._full.pop(namespace, None)
-
-
-def no_topic(name: str) -> Error:
-    return errors.not_found(f"there is no topic {name}: it is made when it is first published to or consumed")

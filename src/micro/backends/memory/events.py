@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
-from micro.domain import errors
 from micro.domain.event import (
     DEDUP_SECONDS,
     PAGE_BYTES,
@@ -23,7 +22,7 @@ from micro.domain.event import (
 )
 from micro.domain.record import Durability
 from micro.ports import store
-from micro.ports.events import Events
+from micro.ports.events import Events, no_topic
 from micro.ports.store import Now
 
 _AT_ONCE = 256
@@ -190,7 +189,7 @@ class MemoryEvents(Events):
                 yield page
             else:
                 await changed.wait()
-        raise _missing(topic)
+        raise no_topic(topic)
 
     async def groups(self, namespace: str, topic: str) -> Mapping[str, Progress]:
         found = self._find(namespace, topic)
@@ -247,16 +246,12 @@ class MemoryEvents(Events):
 
     def _there(self, namespace: str, topic: str) -> _Topic:
         if (found := self._find(namespace, topic)) is None:
-            raise _missing(topic)
+            raise no_topic(topic)
         return found
 
     def _letters(self, namespace: str, topic: str, group: str) -> dict[int, DeadLetter]:
         found = self._find(namespace, topic)
         return {} if found is None else found.dead.get(group, {})
-
-
-def _missing(topic: str) -> errors.Error:
-    return errors.not_found(f"there is no topic {topic}")
 
 
 def _size(event: Event) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
@@ -65,8 +66,9 @@ class _Log:
         if len(positions) > most:
             del self._entries[positions.popleft()]
 
-    def __reversed__(self) -> Iterator[Entry]:
-        return reversed(self._entries.values())
+    def backwards(self) -> Iterator[tuple[int, Entry]]:
+        """The entries by number, the last one first."""
+        return reversed(self._entries.items())
 
 
 class MemoryIdentity(IdentityStore):
@@ -267,11 +269,24 @@ class MemoryIdentity(IdentityStore):
     async def record(self, *audit: Entry) -> None:
         self._audit.extend(audit)
 
-    async def audit(self, namespace: str = "", *, account: str = "", limit: int = 50) -> list[Entry]:
+    async def audit(
+        self,
+        namespace: str = "",
+        *,
+        account: str = "",
+        limit: int = 50,
+        before: str = "",
+        since: float = 0.0,
+        until: float = math.inf,
+    ) -> list[Entry]:
+        if not (before.isascii() and before.isdecimal()) and before:
+            raise identity.no_place(before)
         found = (
-            entry
-            for entry in reversed(self._audit)
+            replace(entry, place=str(number))
+            for number, entry in self._audit.backwards()
+            if not before or number < int(before)
             if namespace in ("", entry.namespace) and account in ("", entry.actor, entry.target)
+            if since <= entry.time < until
         )
         return list(islice(found, limit))
 

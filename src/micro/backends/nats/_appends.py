@@ -35,8 +35,9 @@ BATCH = 12
 FLIGHT_MESSAGES = 512
 FLIGHT_BYTES = 2 << 20
 
-_REFUSED = frozenset({10174, 10201})
-"""Codes for a stream that takes no batches (somebody changed it), and for one with a duplicate in it."""
+_NO_BATCHES, _DUPLICATE = 10174, 10201
+"""Codes for a stream that takes no batches, as an older NATS has made it or somebody changed it, and for a batch with a
+duplicate in it."""
 
 _AGAIN = frozenset({10176, 10210})
 """Codes for a batch of which a part did not arrive, and for too many batches at once."""
@@ -44,8 +45,8 @@ _AGAIN = frozenset({10176, 10210})
 _HEADERS = 256
 """Bytes that names of headers and what belongs to a batch may have."""
 
-_WITH_BATCHES = (2, 12, 1)
-"""From this release on batches know duplicates."""
+WITH_BATCHES = (2, 12, 1)
+"""From this release of NATS on batches know duplicates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +106,14 @@ class Appends:
         self._tasks = OwnedTasks()
         self._prefix = ""
         self._batches = secrets.token_hex(3)
+        self._opened: set[str] = set()
+        """Streams that were told to take batches."""
         self._count = 0
 
     @property
     def atomic(self) -> bool:
         """Whether the server knows batches that are stored whole or not at all."""
-        version = self._connection.client.connected_server_version
-        return (version.major, version.minor, version.patch) >= _WITH_BATCHES
+        return self._connection.version >= WITH_BATCHES
 
     async def start(self, stack: AsyncExitStack) -> None:
         client = self._connection.client
@@ -196,7 +198,7 @@ class Appends:
         if self.atomic and not any(unit.apart for unit in flight):
             count = sum(len(unit.messages) for unit in flight)
             if count >= BATCH or count > len(flight):
-                if await self._batch(flight):
+                if await self._batch(stream, flight):
                     return
                 for unit in flight:
                     unit.apart = len(flight) == 1 or len(unit.messages) == 1
@@ -205,13 +207,13 @@ class Appends:
             if len(unit.messages) > 1 and self.atomic and not unit.apart:
                 await self._one_by_one(together)
                 together = []
-                if await self._batch([unit]):
+                if await self._batch(stream, [unit]):
                     continue
                 unit.apart = True
             together.append(unit)
         await self._one_by_one(together)
 
-    async def _batch(self, units: list[_Unit]) -> bool:
+    async def _batch(self, stream: str, units: list[_Unit]) -> bool:
         """Store all of them or nothing; False when it must be done one by one."""
         self._count += 1
         identity = f"{self._batches}{self._count:x}"
@@ -232,7 +234,10 @@ class Appends:
         try:
             told = _told(answer)
         except nats.js.errors.APIError as error:
-            if error.err_code in _REFUSED:
+            if error.err_code == _NO_BATCHES and stream not in self._opened:
+                self._opened.add(stream)
+                return await self._streams.change(stream, allow_atomic=True) and await self._batch(stream, units)
+            if error.err_code in (_NO_BATCHES, _DUPLICATE):
                 return False
             raise
         sequence = int(told["seq"]) - len(messages)

@@ -52,12 +52,16 @@ class Connection:
         address: whom to connect to.
         name: what NATS calls this client in its own logs.
         connect_seconds: how long `start` tries.
+
+    Attributes:
+        version: the release of the server that we are connected to, or were last; zeros before `start`.
     """
 
     def __init__(self, address: NatsAddress, name: str = "micro", connect_seconds: float = CONNECT_SECONDS) -> None:
         self._address = address
         self._name = name
         self._connect_seconds = connect_seconds
+        self.version = (0, 0, 0)
         self._client = NatsClient(address, self._server_gone)
         self._up = asyncio.Event()
         self._on_reconnect: set[Callable[[], None]] = set()
@@ -116,7 +120,7 @@ class Connection:
                 connecting.cancel()
                 refused.cancel()
                 await asyncio.wait([connecting, refused], timeout=0.1)
-        self._up.set()
+        self._connected()
 
     async def _connect(self) -> None:
         address = self._address
@@ -183,6 +187,11 @@ class Connection:
         finally:
             self._on_reconnect.discard(notify)
 
+    def _connected(self) -> None:
+        told = self._client.connected_server_version
+        self.version = (told.major, told.minor, told.patch)
+        self._up.set()
+
     async def _close(self) -> None:
         self._up.clear()
         await self._client.close()
@@ -205,7 +214,7 @@ class Connection:
 
     async def _reconnected(self) -> None:
         log.info("NATS at %s: connected again", self._address.url)
-        self._up.set()
+        self._connected()
         for notify in tuple(self._on_reconnect):
             notify()
 

@@ -127,6 +127,10 @@ def _from_value(value: Value) -> dict[str, Any]:
         record["key_type"] = value.key_type
     if value.description:
         record["description"] = value.description
+    if value.oneof:
+        record["oneof"] = value.oneof
+    if value.json_name:
+        record["json_name"] = value.json_name
     return record
 
 
@@ -141,6 +145,8 @@ def _to_value(record: Mapping[str, Any]) -> Value:
         enum_values=tuple(_text(name) for name in record.get("enum_values", ())),
         key_type=_text(record.get("key_type", "")),
         description=_text(record.get("description", "")),
+        oneof=_text(record.get("oneof", "")),
+        json_name=_text(record.get("json_name", "")),
     )
 
 

@@ -102,7 +102,7 @@ class Streams:
                     raise
         check_format(info)
         current = info["config"]
-        kept = {name: value for name, value in current.get("metadata", {}).items() if not name.startswith("_nats.")}
+        kept = _metadata(info)
         wanted = {**config, "metadata": {**kept, **config["metadata"], **_only(ID_NAME, kept)}}
         same = all(
             (current.get(name) or None) == (value or None) for name, value in wanted.items() if name != "metadata"
@@ -110,6 +110,24 @@ class Streams:
         if same and kept == wanted["metadata"]:
             return info
         return await self.call(f"STREAM.UPDATE.{config['name']}", {**current, **wanted})
+
+    async def change(self, stream: str, **settings: object) -> bool:
+        """Give a stream other settings, and leave all else; whether there is one.
+
+        Raises FAILED_PRECONDITION for one of a newer release.
+        """
+        info = await self.info(stream)
+        if info is None:
+            return False
+        check_format(info)
+        wanted = {**info["config"], "metadata": _metadata(info), **settings}
+        try:
+            await self.call(f"STREAM.UPDATE.{stream}", wanted)
+        except errors.Error as error:
+            if error.kind is not errors.Kind.NOT_FOUND:
+                raise
+            return False
+        return True
 
     async def remove(self, stream: str) -> bool:
         """Whether there was one."""
@@ -222,6 +240,12 @@ async def _collect(queue: asyncio.Queue[Msg]) -> tuple[list[Msg], int]:
             return found, 0
         else:
             raise errors.unavailable(f"NATS answers a read with status {status}")
+
+
+def _metadata(info: Info) -> dict[str, str]:
+    """What we have said about a stream; NATS says things there, too."""
+    told: Mapping[str, str] = info["config"].get("metadata", {})
+    return {name: value for name, value in told.items() if not name.startswith("_nats.")}
 
 
 def check_format(info: Info) -> None:

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from micro.backends.nats._address import NatsAddress
+from micro.backends.nats._appends import WITH_BATCHES
 from micro.backends.nats._connection import Connection
 from micro.backends.nats.registry import NatsRegistry
 from micro.domain import errors
@@ -16,6 +17,9 @@ PATIENCE_SECONDS = 15.0
 
 NEEDED_PAYLOAD = 2 << 20
 """Bytes of one message: an event of 1 MiB with all that belongs to it."""
+
+OLDEST = (2, 11, 10)
+"""Before this release of NATS there is no reading of several messages at once, or it ends at what retention removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,19 @@ async def check(address: NatsAddress, replicas: int) -> Found:
 
     Raises:
         Error: UNAVAILABLE when nobody answers, FAILED_PRECONDITION when the files are not right, the servers refuse us
-            or we them, there is no JetStream, or there are too few servers. Each in one line with what to do.
+            or we them, the release is older than OLDEST, there is no JetStream, or there are too few servers. Each in
+            one line with what to do.
     """
     address.check()
     async with AsyncExitStack() as stack:
         connection = Connection(address, "micro-check", CHECK_SECONDS)
         await connection.start(stack)
+        version = connection.version
+        if version < OLDEST:
+            raise errors.failed_precondition(
+                f"NATS at {address.url} is {_dotted(version)}, and {_dotted(OLDEST)} is the oldest that micro works "
+                "with: update it"
+            )
         if not connection.client.jetstream_there:
             raise errors.failed_precondition(f"NATS at {address.url} runs without JetStream: start it with JetStream")
         try:
@@ -55,9 +66,18 @@ async def check(address: NatsAddress, replicas: int) -> Found:
             f"NATS is the cluster {cluster}, and each message is kept by one of its servers: "
             "MICRO_NATS_REPLICAS=3 keeps it through the loss of one"
         )
+    if version < WITH_BATCHES:
+        advice.append(
+            f"NATS is {_dotted(version)}, so a batch of events is published one by one, and a failure may leave a "
+            f"part of it: from {_dotted(WITH_BATCHES)} on it is all or nothing"
+        )
     if payload < NEEDED_PAYLOAD:
         advice.append(
             f"NATS takes messages of {payload:,} bytes, so large events and services' descriptors are refused: "
             "set max_payload: 8MB in its configuration"
         )
     return Found(cluster, tuple(advice))
+
+
+def _dotted(version: tuple[int, int, int]) -> str:
+    return ".".join(map(str, version))

@@ -1,7 +1,8 @@
 """Event streams in JetStream: a stream for each topic, whose sequences are the offsets.
 
 A batch is all or nothing, also when the server is killed in the middle of it. One that has a duplicate in it NATS
-refuses as a whole; it is then appended event by event, and a failure may leave the first of them.
+refuses as a whole; it is then appended event by event, as is every batch before NATS 2.12.1, and a failure may leave a
+part of it.
 
 Dedup ids are remembered for DEDUP_SECONDS, or for as long as a topic keeps events where that is shorter.
 """
@@ -12,8 +13,8 @@ import asyncio
 import logging
 import secrets
 import time as clock
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 
 import nats.errors
@@ -40,7 +41,7 @@ from micro.domain.event import (
 )
 from micro.domain.record import Durability
 from micro.ports import background
-from micro.ports.events import Events
+from micro.ports.events import Events, no_topic
 
 log = logging.getLogger("micro.nats")
 
@@ -142,7 +143,8 @@ class NatsEvents(Events):
                 self._count += 1
                 marks.append(f"{self._marks}.{self._count:x}")
                 sent.append(Outgoing(subject, *_topics.encode(event, marks[-1])))
-        stored, retried = await self._appends.append(stream, sent, _DEAD_BYTES)
+        with _named(topic):
+            stored, retried = await self._appends.append(stream, sent, _DEAD_BYTES)
         self._trim.grown(stream, sum(event.size for event in events), len(sent))
         done: list[Appended] = []
         told: dict[int, Appended] = {}
@@ -170,7 +172,8 @@ class NatsEvents(Events):
             # What the leader has, where another server that has not heard of it yet may answer the read.
             state = await self._state(namespace, topic) if self._replicas > 1 else None
             query = {"seq": start, "batch": limit, "max_bytes": PAGE_BYTES}
-            messages, more = await self._streams.direct(stream, query)
+            with _named(topic):
+                messages, more = await self._streams.direct(stream, query)
             page = [_event(each.headers or {}, each.data) for each in messages]
             reached = page[-1].offset if page else start - 1
             if state is None or not state.count or more or len(page) >= limit or reached >= state.last:
@@ -185,7 +188,8 @@ class NatsEvents(Events):
             state = _topics.state_of(info)
             if not state.count or _topics.milliseconds(info["state"]["last_ts"]) < time:
                 return state.last + 1
-            messages, _ = await self._streams.direct(_topics.stream_of(namespace, topic), query)
+            with _named(topic):
+                messages, _ = await self._streams.direct(_topics.stream_of(namespace, topic), query)
             if messages:
                 return int((messages[0].headers or {})["Nats-Sequence"])
             # It went meanwhile, or another server answered that has not heard of it yet.
@@ -281,8 +285,7 @@ class NatsEvents(Events):
             for info in await self._streams.having(f"{_topics.SUBJECTS}.>"):
                 config = info["config"]
                 if _topics.is_topic(info) and (config.get("num_replicas") or 1) != self._replicas:
-                    wanted = {"name": config["name"], "num_replicas": self._replicas, "metadata": {}}
-                    await self._streams.ensure(wanted)
+                    await self._streams.change(config["name"], num_replicas=self._replicas)
         except errors.Error as error:
             log.warning("some topics stay on as many servers as they were until the next start: %s", error)
 
@@ -296,12 +299,13 @@ class NatsEvents(Events):
 
     async def _ensure(self, namespace: str, topic: str, retention: Retention) -> Info:
         config = _topics.config(namespace, topic, retention, self._replicas, atomic=self.atomic)
-        return await self._streams.ensure(config)
+        with _named(topic):
+            return await self._streams.ensure(config)
 
     async def _info(self, namespace: str, topic: str) -> Info:
         info = await self._looked_at(namespace, topic)
         if info is None:
-            raise errors.not_found(f"there is no topic {topic}: publish to it, or consume it, to make it")
+            raise no_topic(topic)
         return info
 
     async def _looked_at(self, namespace: str, topic: str) -> Info | None:
@@ -318,7 +322,7 @@ class NatsEvents(Events):
     async def _there(self, namespace: str, topic: str) -> str:
         identity = await self._identity(namespace, topic)
         if not identity:
-            raise errors.not_found(f"there is no topic {topic}: publish to it, or consume it, to make it")
+            raise no_topic(topic)
         return identity
 
     async def _identity(self, namespace: str, topic: str) -> str:
@@ -340,6 +344,17 @@ class NatsEvents(Events):
             self._known.clear()
         self._known[namespace, topic] = (identity, clock.monotonic() + _KNOWN_SECONDS)
         return identity
+
+
+@contextmanager
+def _named(topic: str) -> Iterator[None]:
+    """Have a stream that there is none of told by the name of its topic."""
+    try:
+        yield
+    except errors.Error as error:
+        if error.kind is not errors.Kind.NOT_FOUND:
+            raise
+        raise no_topic(topic) from error
 
 
 def _event(headers: Mapping[str, str], data: bytes) -> Event:

@@ -7,6 +7,7 @@ its owner can read, and never on a command line.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import shutil
@@ -117,6 +118,20 @@ async def ready(address: NatsAddress, seconds: float = 10.0) -> None:
     except TimeoutError as error:
         reason = str(cause or "") or "no answer"
         raise errors.unavailable(f"NATS at {address.url} is not ready after {seconds:g} s: {reason}") from error
+
+
+async def answered(address: NatsAddress) -> None:
+    """Return once the server greets who connects. Waits for as long as that takes. Raises OSError for a fault of this
+    side's own."""
+    for delay in backoff.exponential(first=0.1, cap=1.0):
+        with contextlib.suppress(ConnectionError, TimeoutError, ValueError):
+            reader, writer = await asyncio.open_connection(*split(address.url.rpartition("//")[2]))
+            try:
+                if (await reader.readline()).startswith(b"INFO"):
+                    return
+            finally:
+                writer.close()
+        await asyncio.sleep(delay)
 
 
 async def _probe(address: NatsAddress) -> None:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from authority import Authority
 from micro.backends.nats import _nkeys
+from micro.backends.nats import check as nats_check
 from micro.backends.nats._connection import Connection, NatsAddress
 from micro.backends.nats.check import check
 from micro.domain import errors
@@ -136,6 +137,19 @@ async def test_a_wrong_password_is_told_at_once(places: Places) -> None:
 async def test_a_server_without_jetstream_is_of_no_use(places: Places) -> None:
     for address in (f"nats://poor:poor@{places.plain}", f"nats://token@{places.bare}"):
         await _refused(NatsAddress.parse(address), Kind.FAILED_PRECONDITION, "JetStream")
+
+
+async def test_a_release_that_is_too_old_is_of_no_use(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_check, "OLDEST", (99, 1, 0))
+    address = NatsAddress.parse(f"nats://me:{ENCODED}@{places.plain}")
+    await _refused(address, Kind.FAILED_PRECONDITION, "99.1.0 is the oldest that micro works with: update it")
+
+
+async def test_a_release_without_batches_is_told_of(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = NatsAddress.parse(f"nats://me:{ENCODED}@{places.plain}")
+    assert "a batch of events" not in "".join((await check(address, 1)).advice)
+    monkeypatch.setattr(nats_check, "WITH_BATCHES", (99, 1, 0))
+    assert "a batch of events is published one by one" in "".join((await check(address, 1)).advice)
 
 
 async def test_one_server_keeps_no_three_replicas(places: Places) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from micro.backends.nats import _follow, _groups, _topics
+from micro.backends.nats import _appends, _follow, _groups, _topics
 from micro.backends.nats._connection import Connection
 from micro.backends.nats.events import NatsEvents
 from micro.domain import errors
@@ -240,6 +240,45 @@ async def test_while_nats_is_away_calls_are_unavailable_after_a_while(child: Nat
                 await asyncio.sleep(0.01)
         assert (await append(events, b"5"))[0].offset >= 2
         assert events.durability is Durability.DISK
+
+
+async def test_without_batches_events_are_appended_one_by_one_and_that_is_known(
+    shared: NatsChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a NATS that does not know them: nothing is sent as if it did. After an update a topic takes them."""
+    async with connected(shared) as events:
+        assert events.atomic
+    monkeypatch.setattr(_appends, "WITH_BATCHES", (99, 1, 0))
+    async with connected(shared) as events:
+        assert not events.atomic
+        await ready(events)
+        info = await asked(events, f"STREAM.INFO.{_topics.stream_of(NS, TOPIC)}")
+        assert not info["config"].get("allow_atomic")
+        sent = [new(b"%d" % number, dedup_id=str(number)) for number in range(20)]
+        await events.append(NS, TOPIC, sent[:7])
+        done = await events.append(NS, TOPIC, sent)
+        assert [(each.offset, each.duplicate) for each in done] == [(at, at <= 7) for at in range(1, 21)]
+        assert [each.payload for each in await events.read(NS, TOPIC, 1, 100)] == [each.payload for each in sent]
+    monkeypatch.undo()
+    async with connected(shared) as events:
+        assert [each.offset for each in await append(events, b"21", b"22")] == [21, 22]
+        info = await asked(events, f"STREAM.INFO.{_topics.stream_of(NS, TOPIC)}")
+        assert info["config"]["allow_atomic"]
+        await events.drop(NS)
+
+
+async def test_a_topic_that_is_made_while_nats_is_away_takes_batches(child: NatsChild) -> None:
+    async with connected(child) as events:
+        child.kill()
+        making = asyncio.create_task(ready(events))  # owned: by this test
+        async with asyncio.timeout(30):
+            while events.healthy():
+                await asyncio.sleep(0.01)
+            assert events.atomic
+            await child.start()
+            await making
+        info = await asked(events, f"STREAM.INFO.{_topics.stream_of(NS, TOPIC)}")
+        assert info["config"]["allow_atomic"]
 
 
 async def test_a_tail_ends_when_the_data_is_lost(child: NatsChild) -> None:

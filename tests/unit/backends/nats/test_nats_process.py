@@ -1,8 +1,10 @@
 """The NATS server as a child: let in only with the password, which is in a file of its owner's alone."""
 
 import asyncio
+import json
 import socket
 import stat
+import urllib.request
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 from micro.backends.nats import process
 from micro.backends.nats._connection import Connection, NatsAddress
 from micro.domain import errors
-from micro.testing.nats import nats_child
+from micro.ports.free_address import free_address
+from micro.testing.nats import NatsChild, nats_child
 
 
 def test_the_secret_is_in_files_of_mode_0600_and_nowhere_else(tmp_path: Path) -> None:
@@ -80,6 +83,20 @@ async def test_the_server_opens_one_port_on_the_loopback_only(tmp_path: Path) ->
         assert host == "127.0.0.1"
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.2", int(port))) != 0
+
+
+async def test_the_server_says_that_it_syncs_what_it_acknowledges(tmp_path: Path) -> None:
+    """By default it would every two minutes."""
+    child, monitor = NatsChild(tmp_path), free_address()
+    assert "\n  sync_interval: always\n" in child.server.config.read_text()
+    child.server = replace(child.server, argv=(*child.server.argv, "--http_port", monitor.rpartition(":")[2]))
+    try:
+        await child.start()
+        with urllib.request.urlopen(f"http://{monitor}/varz", timeout=10) as answer:
+            told = json.load(answer)
+    finally:
+        child.kill()
+    assert told["jetstream"]["config"]["sync_always"] is True
 
 
 async def test_a_server_that_is_not_there_is_told_so_in_time() -> None:
