@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from micro.domain import errors
 from micro.domain.account import Account
@@ -68,7 +69,11 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the audit log; `time` in seconds since 1970, `actor` as NAMESPACE/ID."""
+    """One line of the audit log; `time` in seconds since 1970, `actor` as NAMESPACE/ID.
+
+    Attributes:
+        place: where it lies in the log, to go on from; given by the store.
+    """
 
     time: float
     actor: str
@@ -77,6 +82,7 @@ class Entry:
     namespace: str
     address: str
     outcome: str = "ok"
+    place: str = field(default="", compare=False)
 
 
 class RefreshTokenReusedError(errors.Error):
@@ -235,8 +241,25 @@ class IdentityStore(ABC):
         "micro", AUDIT_EACH of each other namespace, and AUDIT_KEPT of all of these."""
 
     @abstractmethod
-    async def audit(self, namespace: str = "", *, account: str = "", limit: int = 50) -> list[Entry]:
-        """Those recorded last first; of all namespaces for none. `account` is an actor as NAMESPACE/ID, or a target."""
+    async def audit(
+        self,
+        namespace: str = "",
+        *,
+        account: str = "",
+        limit: int = 50,
+        before: str = "",
+        since: float = 0.0,
+        until: float = math.inf,
+    ) -> list[Entry]:
+        """Those recorded last first; of all namespaces for none. `account` is an actor as NAMESPACE/ID, or a target.
+
+        Args:
+            before: only those that were recorded before the one with this place; it may be gone by now. Some that had
+                to make room may still be told so.
+            since, until: only what was done from that moment on, and before this one; seconds since 1970.
+
+        Raises INVALID_ARGUMENT for a place that is none.
+        """
 
 
 # What every backend says when it refuses.
@@ -275,6 +298,10 @@ def no_rule(namespace: str, id: str) -> errors.Error:  # noqa: A002
 
 def rule_exists(rule: Rule) -> errors.Error:
     return errors.already_exists(f"there is a rule {rule.id} in namespace {rule.namespace} already: update it")
+
+
+def no_place(text: str) -> errors.Error:
+    return errors.invalid_argument(f"{text[:64]!r} is no place in the audit log: begin without one")
 
 
 def key_exists(kid: str) -> errors.Error:

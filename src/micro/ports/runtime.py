@@ -169,3 +169,14 @@ class Drainable(Protocol):
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no request is in flight: True then, or when it is gone; False after `timeout` seconds."""
         ...
+
+
+class Liveness(Protocol):
+    """Whether instances live."""
+
+    async def answered(self, address: str) -> None:
+        """Return once the instance at HOST:PORT has answered a question about its health, whatever it says. Waits for
+        as long as that takes, also while nothing listens there: the caller sets the deadline.
+
+        Raises OSError when it cannot be asked for a reason of this side's own, as too many open files."""
+        ...

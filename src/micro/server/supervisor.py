@@ -8,14 +8,16 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 from micro.domain import backoff, errors
 from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
+from micro.ports.pulse import Pulse
 
-DRAIN_SECONDS = 3.0
-"""How long what is in flight may take when the server stops."""
+DRAIN_SECONDS = 2.0
+"""How long what is in flight may take when the server stops. With SERVICE_SECONDS it leaves four of the ten seconds
+to the core itself, more than that takes on a busy machine."""
 
 SERVICE_SECONDS = 4.0
 """How long a service has from the order to end on: its consumers may finish what they have in hand. All is over in ten
@@ -23,6 +25,16 @@ seconds, as containers expect it."""
 
 QUIET_SECONDS = 1.0
 """How long the end may take before somebody is told what it waits for."""
+
+PROBE_SECONDS = 5.0
+"""How often a unit is asked whether it answers."""
+
+SILENT_SECONDS = 3.0
+"""How long an answer may take before somebody is told that it is waited for."""
+
+HUNG_SECONDS = 20.0
+"""How long a unit may leave that unanswered before it is ended and started again: nothing that a unit does in one piece
+takes as long, and everybody waits for it."""
 
 STEADY = 30.0
 """Seconds after which a process that ended is started again without the wait its earlier ends have earned it."""
@@ -38,6 +50,7 @@ class Unit:
         needs: names of the units that must be ready before it is started.
         spec: makes what to run; asked again for every start.
         ready: returns when it can take calls; raises Error UNAVAILABLE after its own patience.
+        answered: returns when it has answered anything, however late.
         drain: finishes what is in flight; None where there is nothing to finish.
         outlived_by: names of the units that are to be there until this one has ended, besides those it needs.
     """
@@ -47,6 +60,7 @@ class Unit:
     needs: tuple[str, ...]
     spec: Callable[[], ProcessSpec]
     ready: Callable[[], Awaitable[None]]
+    answered: Callable[[], Awaitable[None]]
     drain: Callable[[], Awaitable[None]] | None = None
     outlived_by: tuple[str, ...] = ()
 
@@ -81,9 +95,10 @@ class StartError(errors.Error):
 
 @dataclass(slots=True)
 class _State:
-    """What is known of a unit that runs."""
+    """What is known of a unit that runs, and why it ended before that."""
 
     up: asyncio.Event = field(default_factory=asyncio.Event)
+    fault: str = ""
     ended: asyncio.Future[ProcessInfo] | None = None
 
 
@@ -95,6 +110,7 @@ class Supervisor:
         units: the platform's own.
         screen: who is told.
         drain: finishes what is in flight in a user's process.
+        probe, silent, hung: seconds, as PROBE_SECONDS, SILENT_SECONDS and HUNG_SECONDS say.
     """
 
     def __init__(
@@ -103,7 +119,12 @@ class Supervisor:
         units: Iterable[Unit],
         screen: Screen,
         drain: Callable[[ProcessInfo], Awaitable[None]],
+        *,
+        probe: float = PROBE_SECONDS,
+        silent: float = SILENT_SECONDS,
+        hung: float = HUNG_SECONDS,
     ) -> None:
+        self._probe, self._silent, self._hung = probe, min(silent, hung), hung
         self._launcher = launcher
         self._drain = drain
         self._units = {unit.name: unit for unit in units}
@@ -172,6 +193,8 @@ class Supervisor:
         except OSError as error:
             cause = f"{error.filename or 'its files'}: {error.strerror or error}"
             raise StartError(unit.name, cause, (), "none yet") from error
+        if state.fault:
+            spec = replace(spec, note=f"started again: {state.fault}")
         state.ended = asyncio.get_running_loop().create_future()
         await self._launcher.start(spec)
         ready = asyncio.ensure_future(unit.ready())  # owned: by this call
@@ -198,16 +221,15 @@ class Supervisor:
                 state.ended.set_result(process)
 
     async def _keep(self, unit: Unit) -> None:
-        """Start the unit again whenever it ends."""
+        """Start the unit again whenever it ends or hangs."""
         state = self._states[unit.name]
         delays = backoff.exponential(first=0.05, cap=10.0)
         while True:
-            assert state.ended is not None
             began = time.monotonic()
-            ended = await asyncio.shield(state.ended)
+            state.fault = await self._until_lost(unit)
             if time.monotonic() - began > STEADY:
                 delays = backoff.exponential(first=0.05, cap=10.0)
-            self._screen.ended(unit, reason(ended))
+            self._screen.ended(unit, state.fault)
             gone = time.monotonic()
             while True:
                 await asyncio.sleep(next(delays))
@@ -218,6 +240,31 @@ class Supervisor:
                     self._screen.ended(unit, error.message.splitlines()[0])
                     await self._launcher.stop(unit.name, 1.0)
             self._screen.back(unit, time.monotonic() - gone)
+
+    async def _until_lost(self, unit: Unit) -> str:
+        """Wait for the end of a unit, or end it when it hangs; return why."""
+        ended = self._states[unit.name].ended
+        assert ended is not None
+
+        def waiting() -> None:
+            self._screen.note(f"{unit.name} does not answer; it is waited for")
+
+        def back() -> None:
+            self._screen.note(f"{unit.name} answers again")
+
+        pulse = Pulse(unit.answered, self._probe, self._silent, self._hung, waiting, back)
+        hangs = asyncio.ensure_future(pulse.lost())  # owned: by this call
+        try:
+            await asyncio.wait((hangs, ended), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return reason(ended.result())
+            hangs.result()
+            await self._launcher.stop(unit.name, 0.5)
+            await asyncio.shield(ended)
+            return f"it did not answer for {self._hung:g} s"
+        finally:
+            hangs.cancel()
+            await asyncio.gather(hangs, return_exceptions=True)
 
     async def _end(self) -> None:
         """Drain what takes requests, then end everything: users' services first, then units, the needed last."""

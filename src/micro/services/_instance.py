@@ -4,6 +4,7 @@ taken out of the traffic before it is stopped."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import time
@@ -18,6 +19,7 @@ from micro.ports.accounts import ServiceAccount
 from micro.ports.background import OwnedTasks
 from micro.ports.builder import Build
 from micro.ports.launcher import ProcessInfo, ProcessSpec
+from micro.ports.pulse import Pulse
 from micro.services.host import KIND, PYTHON, SERVICE, Exits, Host
 
 _log = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ _log = logging.getLogger(__name__)
 _PORT_TRIES = 3
 _PORT_TAKEN = ("address already in use", "cannot bind")
 _LEAVE_TRIES = 3
+_HUNG_GRACE = 1.0
+"""Seconds that a process which does not answer has to end by itself: most cannot."""
 _NOTE = 512
 """Characters of the reason that its log tells with a restart."""
 _RECENT = 60.0
@@ -45,13 +49,22 @@ class Failure(Exception):  # noqa: N818 - not an error of the platform until som
 class Instance:
     """Lives from `spawn` or `adopt` until `retire` has returned.
 
+    Args:
+        spared: whether enough others are there to do without one more.
+
     Attributes:
         wanted: the workload as it was when the instance was made.
         id: of the process, also its node id in the registry; a new one for each process.
     """
 
     def __init__(
-        self, host: Host, exits: Exits, tasks: OwnedTasks, wanted: Workload, changed: Callable[[], None]
+        self,
+        host: Host,
+        exits: Exits,
+        tasks: OwnedTasks,
+        wanted: Workload,
+        changed: Callable[[], None],
+        spared: Callable[[], bool],
     ) -> None:
         self.wanted = wanted
         self.id = ""
@@ -63,6 +76,7 @@ class Instance:
         self._exits = exits
         self._tasks = tasks
         self._changed = changed
+        self._spared = spared
         self._failure: Failure | None = None
         self._ready_at: float | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -71,10 +85,14 @@ class Instance:
         self._placeholder = ""
         self._awaited = False
         self._fresh = False
+        self._silence: Failure | None = None
+        self._moving: asyncio.Task[None] | None = None
 
     @property
     def failure(self) -> Failure | None:
         """Why it is not ready, or was started again within the last minute."""
+        if self._silence is not None:
+            return self._silence
         if self._ready_at is not None and time.monotonic() - self._ready_at > _RECENT:
             return None
         return self._failure
@@ -146,12 +164,9 @@ class Instance:
     async def _keep(self, *, begun: bool = False, adopted: bool = False) -> None:
         while True:
             try:
-                if adopted:  # waited for while it lives: that it is not registered may be the registry's fault
-                    await self._until_routed()
-                elif not begun:
+                if not adopted and not begun:
                     await self._begin()
-                begun = adopted = False
-                raise await self._ended()
+                raise await self._until_lost(adopted=adopted)
             except Exception as error:  # noqa: BLE001 - whatever it is, the service is tried again
                 begun = adopted = False
                 await self._failed(self._failure_of(error))
@@ -306,6 +321,7 @@ class Instance:
         self._ready_at = time.monotonic()
         self._serving = True
         self._replace_lost()
+        self._move(State.STARTING)  # where it was silent meanwhile
         self._move(State.RUNNING)
         if self._fresh:  # not again after a restart of the runtime, which changes nothing for anybody
             self._fresh = False
@@ -321,6 +337,63 @@ class Instance:
             except Error as error:
                 _log.warning("%s: cannot tell yet whether it is routed: %s", self.id, error)
             await asyncio.sleep(delay)
+
+    async def _until_lost(self, *, adopted: bool) -> Failure:
+        """Look after a process that runs; return why it has ended, or has been because it hung."""
+        settings = self._host.settings
+        ask = functools.partial(self._host.liveness.answered, self.address)
+        pulse = Pulse(ask, settings.probe, settings.silent, settings.hung, self._fell_silent, self._answers_again)
+        hangs = asyncio.ensure_future(pulse.lost())  # owned: by this call
+        lives = asyncio.ensure_future(self._until_ended(adopted=adopted))  # owned: by this call
+        try:
+            await asyncio.wait((hangs, lives), return_when=asyncio.FIRST_COMPLETED)
+            if lives.done():
+                return lives.result()
+            hangs.result()
+            with suppress(Error):  # it is tried again below
+                await self._host.launcher.stop(self.id, _HUNG_GRACE)
+            return Failure(f"it did not answer for {settings.hung:g} s")
+        finally:
+            for task in (hangs, lives):
+                task.cancel()
+            await asyncio.gather(hangs, lives, return_exceptions=True)
+            self._stop_moving()
+            self._silence = None
+
+    async def _until_ended(self, *, adopted: bool) -> Failure:
+        if adopted:  # waited for while it lives: that it is not registered may be the registry's fault
+            await self._until_routed()
+        return await self._ended()
+
+    def _fell_silent(self) -> None:
+        """Let the others have its requests, where half of them at least are there."""
+        patience = self._host.settings.silent
+        _log.warning("%s (%s): no answer for %g s", self.wanted, self.id, patience)
+        self._silence = Failure(f"it has not answered for more than {patience:g} s")
+        self._stop_moving()
+        if self.state is State.RUNNING and self._spared():
+            self._moving = self._tasks.spawn(self._forget(self.id), f"leave out {self.id}")
+        self._move(State.ERROR)
+
+    def _answers_again(self) -> None:
+        _log.info("%s (%s): it answers again", self.wanted, self.id)
+        self._silence = None
+        self._move(State.STARTING)
+        self._moving = self._tasks.spawn(self._return(self._moving), f"return of {self.id}")
+
+    async def _return(self, leaving: asyncio.Task[None] | None) -> None:
+        """Wait until requests reach it again. One that was taken out registers itself as soon as it notices that it
+        stood still."""
+        if leaving is not None:
+            await asyncio.wait((leaving,))
+        await self._routed()
+        if self.state is State.STARTING:
+            self._move(State.RUNNING)
+
+    def _stop_moving(self) -> None:
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
 
     async def _ended(self) -> Failure:
         """Wait for the end of the process; return why."""
@@ -386,7 +459,8 @@ class Instance:
             await asyncio.sleep(delay)
 
     async def _forget(self, dead: str) -> None:
-        """Take a process that is dead out of the registry, so that nobody waits for it; its lease would end it late."""
+        """Take a process that is dead, or as good as, out of the registry, so that nobody waits for it; its lease would
+        end it late."""
         try:
             async with asyncio.timeout(self._host.settings.leave_timeout):
                 await self._deregister(dead)

@@ -83,6 +83,12 @@ class Entry:
             return self.error
         return workload.told(str(self.workload), failure.reason, failure.tail)
 
+    def spares(self) -> bool:
+        """Whether one more instance can be left out, half of them at least being there: where all are slow, there is
+        nobody else to take their requests."""
+        away = sum(instance.state is not State.RUNNING for instance in self.instances)
+        return away < len(self.instances) // 2
+
     def blame(self, error: str) -> None:
         """Keep why an operation failed just now."""
         self.error, self.blamed = error, time.monotonic()
@@ -502,7 +508,7 @@ class Workloads:
                 instance.keep(self._slots)
 
     def _instance(self, entry: Entry, wanted: Workload) -> Instance:
-        return Instance(self._host, self._exits, self._tasks, wanted, entry.touch)
+        return Instance(self._host, self._exits, self._tasks, wanted, entry.touch, entry.spares)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from micro.domain import errors
 
 _ANSWER_WITHIN = 2.0
 _POLL = 0.05
+_RETRY = 0.5
 _ACTIVE = "/stats?filter=^http\\..*\\.downstream_rq_active$"
 
 
@@ -30,6 +31,15 @@ class Admin:
         except (OSError, ValueError, EOFError, TimeoutError):
             return False
         return status == 200 and body.strip() == b"LIVE"
+
+    async def answered(self) -> None:
+        """Return once the Envoy has answered anything. Waits for as long as that takes. Raises OSError for a fault of
+        this side's own."""
+        while True:
+            with contextlib.suppress(FileNotFoundError, BlockingIOError, ConnectionError, EOFError, TimeoutError):
+                await self._ask("GET", "/ready")
+                return
+            await asyncio.sleep(_RETRY)
 
     async def drain(self) -> None:
         """Ask clients to move away: answers carry `connection: close` or GOAWAY, yet all that comes is still answered.

@@ -13,6 +13,7 @@ from micro.rpc.gen.envoy.config.core.v3.config_source_pb import AggregatedConfig
 from micro.rpc.gen.envoy.config.core.v3.protocol_pb import (
     Http1ProtocolOptions,
     Http2ProtocolOptions,
+    KeepaliveSettings,
 )
 from micro.rpc.gen.envoy.config.core.v3.protocol_pb import (
     HttpProtocolOptions as CommonOptions,
@@ -25,6 +26,11 @@ from micro.rpc.wkt import Any, BoolValue, Duration, UInt32Value, oneof
 
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _PLAIN = "|h1"
+
+_PING = 5  # seconds between pings of a connection
+_UNANSWERED = (
+    10  # seconds that one may stay so: code that lets nothing else run holds it up, and ten are a call's limit
+)
 
 
 def name(route: Route) -> str:
@@ -100,8 +106,9 @@ def _limits() -> CircuitBreakers:
 
 
 def _sick() -> OutlierDetection:
-    # Only what says that an instance, not its work, is broken: no connection, or gateway errors in a row. At most half
-    # of the instances are out, and when all are bad, or there is but one, requests go on to it.
+    # Only what says that an instance, not its work, is broken: no connection, one that is lost or whose pings are not
+    # answered, or gateway errors in a row. At most half of the instances are out, and when all are bad, or there is
+    # but one, requests go on to it.
     return OutlierDetection(
         interval=Duration(seconds=1),
         base_ejection_time=Duration(seconds=2),
@@ -132,6 +139,11 @@ def _protocol(plain: bool) -> HttpProtocolOptions:
                     max_concurrent_streams=UInt32Value(value=1024),
                     initial_stream_window_size=UInt32Value(value=1 << 20),
                     initial_connection_window_size=UInt32Value(value=16 << 20),
+                    # An instance that hangs takes connections and ends none: streams to it would wait for ever, and
+                    # a route's limit that runs out counts for nobody.
+                    connection_keepalive=KeepaliveSettings(
+                        interval=Duration(seconds=_PING), timeout=Duration(seconds=_UNANSWERED)
+                    ),
                 ),
             )
         )

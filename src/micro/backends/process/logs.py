@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from micro.backends.process import folder_events
-from micro.domain import names
+from micro.domain import names, text
 from micro.domain.workload import Key
 from micro.ports import private_folder
 from micro.ports.runtime import LogRecord, Logs
@@ -59,7 +59,7 @@ def parse(line: str) -> tuple[str, str]:
         except (ValueError, RecursionError):  # the latter for what nests too deep
             return "info", line
         if isinstance(found, dict) and isinstance(found.get("message"), str) and isinstance(found.get("level"), str):
-            return _LEVELS.get(found["level"].lower(), "info"), found["message"]
+            return _LEVELS.get(found["level"].lower(), "info"), text.well_formed(found["message"])
     elif line.startswith("["):
         if match := _ENVOY.fullmatch(line):
             return _LEVELS.get(match[1].lower(), "info"), match[2].strip()
@@ -345,7 +345,7 @@ def _records(lines: list[bytes]) -> Iterator[LogRecord]:
             yield LogRecord(
                 timestamp=str(found["timestamp"]),
                 level=str(found["level"]),
-                message=str(found["message"]),
+                message=text.well_formed(str(found["message"])),
                 instance=str(found["instance"]),
             )
         except (ValueError, KeyError, TypeError, RecursionError):
