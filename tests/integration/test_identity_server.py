@@ -7,10 +7,12 @@ import json
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import identity_pages
 import pytest
 import worlds
 
@@ -109,6 +111,18 @@ def test_only_who_knows_the_servers_secret_is_told_routes_or_may_begin(world: wo
                 assert caught.value.code() is code
 
 
+@pytest.mark.parametrize("page", ["docs/namespaces.md", "docs/security.md"])
+def test_what_the_pages_show_is_what_happens(page: str, world: worlds.World, tmp_path: Path) -> None:
+    [told] = [line for line in world.output().splitlines() if "with the secret" in line]
+    identity_pages.follow(page, world, tmp_path, {"admin": told.rpartition(" ")[2]}, {})
+    for rule in json.loads(world.cli("auth", "list", "rules", "-o", "json").stdout):
+        if rule["id"] != "default":
+            world.cli("auth", "delete", "rule", rule["id"])
+    for account in json.loads(world.cli("auth", "list", "accounts", "-o", "json").stdout):
+        if account["id"] in ("ann", "bob"):
+            world.cli("auth", "delete", "account", account["id"])
+
+
 def test_a_lost_secret_of_the_admins_is_replaced_at_a_start_that_says_so(tmp_path: Path) -> None:
     with worlds.world(tmp_path) as world:
         world.start("--no-local-login")
@@ -155,27 +169,77 @@ def world_with(world: worlds.World, **extra: str) -> worlds.World:
     return world
 
 
-def test_clients_without_a_certificate_of_the_right_authority_are_not_heard(tmp_path: Path) -> None:
-    with worlds.world(tmp_path) as world:
+OUTSIDE = """
+import asyncio
+from micro import blobs, client
+
+async def main():
+    print((await client.call("helloworld", "Helloworld.Call", {"name": "Ann"}))["msg"])
+    await blobs.write("face", b"12345")
+    print(await blobs.get("face"))
+
+asyncio.run(main())
+"""
+
+
+def test_who_shows_no_certificate_of_the_right_authority_is_not_heard_and_the_own_command_line_is(
+    tmp_path: Path,
+) -> None:
+    with worlds.world(tmp_path / "home") as world, worlds.world(tmp_path / "elsewhere") as elsewhere:
         authority = Authority(tmp_path)
         cert, key = authority.write("server")
         theirs = Path(tmp_path, "theirs")
         theirs.mkdir()
         stranger = Authority(theirs, "Somebody Else")
-        given = ("--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(authority.file))
-        output = (tmp_path / "server.out").open("w")
-        world.process = subprocess.Popen([worlds.MICRO, "server", *given], env=world.env, stdout=output, text=True)
+        world.start("--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(authority.file))
         settled(world)
-        assert "clients need a certificate" in world.output()
+        assert "clients need a certificate: the command line of this home has one" in world.output()
+        assert "the command line of this home is logged in already" in world.output()
 
+        mine = authority.write("client")
         member = ssl.create_default_context(cafile=str(authority.file))
-        member.load_cert_chain(*authority.write("client"))
+        member.load_cert_chain(*mine)
         assert get(world, "/", member)[0] == 200
         outsider = ssl.create_default_context(cafile=str(authority.file))
         outsider.load_cert_chain(*stranger.write("client"))
         for context in (outsider, ssl.create_default_context(cafile=str(authority.file))):
             with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
                 get(world, "/", context)
+
+        own = world.layout.own_client
+        assert own.stat().st_mode & 0o777 == 0o600
+        world.cli("run", str(world.service()))
+        assert "Hello Ann" in world.cli("helloworld", "call", "--name", "Ann").stdout
+        world.cli("auth", "create", "account", "ann", "--secret-stdin", stdin="rosebud-7\n")
+
+        # Another home is told what to do, and that helps.
+        there = ("env", "add", "prod", f"https://{world.proxy}", "--ca", str(authority.file))
+        elsewhere.cli(*there)
+        told = elsewhere.cli("--env", "prod", "health", check=False)
+        assert (told.returncode, told.stdout) == (4, "")
+        wanted = f"micro env add prod {world.proxy} --cert FILE --key FILE"
+        assert told.stderr.rstrip().endswith(f"it asks for a certificate of yours: {wanted}")
+        files = dict(zip(("--cert", "--key"), map(str, mine), strict=True))
+        elsewhere.cli(*wanted.split()[1:5], *(word for pair in files.items() for word in pair))
+        login = ("login", "--username", "ann", "--password-stdin")
+        elsewhere.cli("--env", "prod", *login, stdin="rosebud-7\n")
+        assert "Hello Bob" in elsewhere.cli("--env", "prod", "helloworld", "call", "--name", "Bob").stdout
+
+        # So does a program that no server has started.
+        variables = {"MICRO_PROXY_ADDRESS": f"https://{world.proxy}", "MICRO_CA": str(authority.file)}
+        variables |= {"MICRO_AUTH_ID": "ann", "MICRO_AUTH_SECRET": "rosebud-7"}
+        variables |= {"MICRO_CERT": str(mine[0]), "MICRO_KEY": str(mine[1])}
+        assert program(elsewhere, **variables) == "Hello Ann\nb'12345'\n"
+
+        world.stop()
+        assert not own.exists(), "it is of no use to the next server"
+
+
+def program(world: worlds.World, **variables: str) -> str:
+    """What a program says that calls from outside of the platform."""
+    env = {**world.env, **variables}
+    done = subprocess.run([sys.executable, "-c", OUTSIDE], env=env, capture_output=True, text=True, timeout=60)
+    return done.stdout if done.returncode == 0 else done.stderr
 
 
 def shown(address: str, context: ssl.SSLContext) -> str:
@@ -274,6 +338,12 @@ def test_the_next_start_makes_no_admin_and_tls_holds_on_both_listeners_and_takes
         old.options |= ssl.OP_NO_TLSv1_2 | ssl.OP_NO_TLSv1_3
         with pytest.raises(OSError):  # noqa: PT011 - of this side or of that
             shown(where, old)
+
+    for words in (["namespace", "create", "shop"], ["auth", "create", "account", "ann", "--namespace", "shop"]):
+        world.cli(*words, check=False)  # they may be there
+    made = json.loads(world.cli("auth", "update", "secret", "ann", "--namespace", "shop", "-o", "json").stdout)
+    place = {"micro.example.com:443": world.proxy}
+    identity_pages.follow("docs/environments.md", world, tmp_path, {"ann": made["secret"]}, place)
 
     chain, fresh = authority.issue("renewed")
     key.write_bytes(fresh)

@@ -21,6 +21,19 @@ def rfc3339(seconds: float) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def moment(text: str, field: str) -> float | None:
+    """Seconds since 1970 of a moment as RFC 3339 writes it; None for none. Raises INVALID_ARGUMENT."""
+    if not text:
+        return None
+    try:
+        found = dt.datetime.fromisoformat(text)
+        if found.tzinfo is not None:
+            return found.timestamp()
+    except (ValueError, OverflowError):
+        pass
+    raise errors.invalid_argument(f"{field} {text[:40]!r} is no moment: give one such as 2026-01-31T08:00:00Z")
+
+
 def to_account(account: Account) -> pb.Account:
     return pb.Account(
         id=account.id,

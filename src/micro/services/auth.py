@@ -28,6 +28,7 @@ from micro.services.auth_accounts import Accountant, AccountsHandler
 from micro.services.auth_attempts import Proofs
 from micro.services.auth_audit import AuditHandler
 from micro.services.auth_keys import Keyring, KeysHandler
+from micro.services.auth_lockouts import Lockouts
 from micro.services.auth_logins import Logins
 from micro.services.auth_namespaces import NamespacesHandler, Tenants
 from micro.services.auth_policy import Feed, PolicyHandler
@@ -117,15 +118,18 @@ class AuthService:
         sessions = Sessions(store, keyring, feed, changes, moments, server_secret=server_secret)
         turns = Turns()
         accountant = Accountant(store, Secrets(hasher, turns), sessions, changes, moments)
-        proofs = Proofs(store, hasher, turns, clock)
+        self._lockouts = lockouts = Lockouts(store, changes, moments, clock)
+        proofs = Proofs(store, hasher, turns, clock, lockouts.refused)
         self.accounts = AccountsHandler(store, accountant, proofs, feed, moments)
         self.rules = RulesHandler(store, feed, changes, moments)
-        logins = Logins(store, proofs, sessions, changes, moments, server_secret=server_secret, clock=clock)
+        logins = Logins(
+            store, proofs, sessions, changes, moments, server_secret=server_secret, clock=clock, lockouts=lockouts
+        )
         self.auth = AuthHandler(logins, keyring, feed, self.accounts, self.rules)
         self.tokens = TokensHandler(sessions, feed, moments)
         self.keys = KeysHandler(keyring)
         self.namespaces = NamespacesHandler(store, accountant, tenants, feed, changes, moments)
-        self.audit = AuditHandler(store, feed)
+        self.audit = AuditHandler(store, feed, lockouts)
         self.policy = PolicyHandler(feed, clock)
         self.setup = SetupHandler(accountant, sessions, changes, moments, local_login=local_login)
         self.handlers: tuple[object, ...] = (
@@ -145,6 +149,7 @@ class AuthService:
         """Read what is stored, and make the first key where there is none. Raises what the store raises."""
         await self._store.start(stack)
         await self._changes.start(stack)
+        await self._lockouts.start(stack)
         await self.feed.load(self._store, self._moments.now())
         await self._keyring.start()
         self._started = True

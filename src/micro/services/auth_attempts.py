@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from micro.domain import errors
@@ -61,20 +62,28 @@ class _Counter:
         self._failures.pop(key, None)
 
 
+Unheard = Callable[[str, str, float, float], None]
+"""Hears of each attempt that is refused because somebody rests: the account as NAMESPACE/ID, the address, and the
+seconds that each of them still has to."""
+
+
 class Attempts:
     """How often it went wrong lately.
 
     The loopback address is not counted: all of a host's services share it, and one of them could lock out the others.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, unheard: Unheard | None = None) -> None:
         self._accounts = _Counter(clock, ACCOUNT_FAILURES, ACCOUNT_LONGEST)
         self._addresses = _Counter(clock, ADDRESS_FAILURES, ADDRESS_LONGEST)
+        self._unheard = unheard
 
     def check(self, account: str, address: str) -> None:
         """Raises RESOURCE_EXHAUSTED, with the time to wait, as long as one of them rests."""
-        seconds = max(self._accounts.rest(account), self._addresses.rest(network(address)))
-        if seconds > 0:
+        rests = self._accounts.rest(account), self._addresses.rest(network(address))
+        if (seconds := max(rests)) > 0:
+            if self._unheard is not None:
+                self._unheard(account, address, *rests)
             raise errors.resource_exhausted(f"too many attempts failed: try again in {math.ceil(seconds)} s")
 
     def failed(self, account: str, address: str) -> None:
@@ -118,12 +127,17 @@ class Proofs:
     """
 
     def __init__(
-        self, store: IdentityStore, hasher: SecretHasher, turns: Turns | None = None, clock: Clock | None = None
+        self,
+        store: IdentityStore,
+        hasher: SecretHasher,
+        turns: Turns | None = None,
+        clock: Clock | None = None,
+        unheard: Unheard | None = None,
     ) -> None:
         self._store = store
         self._hasher = hasher
         self._turns = turns or Turns()
-        self._attempts = Attempts(clock or MonotonicClock())
+        self._attempts = Attempts(clock or MonotonicClock(), unheard)
 
     async def check(
         self, namespace: str, id_or_name: str, secret: str, address: str

@@ -10,6 +10,7 @@ from micro.services import _auth_core as core
 from micro.services import auth_sessions
 from micro.services._auth_changes import Changes, Moments
 from micro.services.auth_attempts import Allowance, Proofs
+from micro.services.auth_lockouts import Lockouts
 from micro.services.auth_sessions import Sessions
 
 UNKNOWN_RECORDED = 20
@@ -33,6 +34,7 @@ class Logins:
         *,
         server_secret: str,
         clock: Clock,
+        lockouts: Lockouts,
     ) -> None:
         self._store = store
         self._proofs = proofs
@@ -40,6 +42,7 @@ class Logins:
         self._changes = changes
         self._moments = moments
         self._server_secret = server_secret
+        self._lockouts = lockouts
         self._unknown = Allowance(clock, UNKNOWN_RECORDED, 60.0)
 
     async def by_secret(self, namespace: str, called: str, secret: str, address: str) -> pb.TokenResponse:
@@ -48,6 +51,7 @@ class Logins:
         if platform is not None:
             return self._sessions.issue(platform)
         right, account, hashed = await self._proofs.check(namespace, called, secret, address)
+        self._lockouts.settle()
         if not right or account is None:
             self._refused(namespace, account, address)
             raise auth_sessions.refused()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from micro.domain import access, errors, names, rule
-from micro.domain.account import Account
+from micro.domain.account import Account, account_id
 from micro.domain.rule import Resource, Rule
 from micro.ports import identity
 from micro.ports.identity import IdentityStore
@@ -19,6 +19,8 @@ from micro.services.auth_policy import Feed
 
 MOST = 20_000
 """Rules of one namespace: each of its services holds them all."""
+
+_FIXED = "the platform says so, and no rule changes it"
 
 
 class RulesHandler(Rules):
@@ -82,22 +84,31 @@ class RulesHandler(Rules):
         """`Auth.Explain`."""
         namespace = caller.administered(ctx, request.namespace, self._feed)
         resource = rule.resource(request.resource, exact=True)
-        account = await self._account(namespace, request.account) if request.account else None
+        account = await self._account(ctx.account, namespace, request.account) if request.account else None
+        more = _unknown(ctx.account, namespace, account)
         if resource.name.lower() in names.CORE_SERVICES:
-            return _explain_core(resource, account, namespace)
+            found = _explain_core(resource, account, namespace)
+            found.reason += more
+            return found
         decision = rule.decide(self._feed.rules(namespace), account, resource)
         return pb.ExplainResponse(
             allowed=decision.allowed,
             rule=messages.to_rule(decision.rule) if decision.rule else None,
-            reason=_reason(decision.rule, account),
+            reason=_reason(decision.rule, account) + more,
         )
 
-    async def _account(self, namespace: str, id: str) -> Account:  # noqa: A002
-        if core.reserved(namespace, id):
+    async def _account(self, asking: Account, namespace: str, called: str) -> Account:
+        """The account of a namespace, or of the one that is named before its id. Of one whose accounts are not for who
+        asks to see, that it is of that namespace: more does not count elsewhere."""
+        own, apart, id = called.rpartition("/")  # noqa: A001 - what it is
+        home = names.namespace(own or apart) if apart else namespace
+        if not asking.administers(home):
+            return Account(account_id(id), home)
+        if core.reserved(home, id):
             return core.account(id)
-        found = await self._store.account(namespace, id)
+        found = await self._store.account(home, id)
         if found is None:
-            raise identity.no_account(namespace, id)
+            raise identity.no_account(home, id)
         return found
 
 
@@ -123,16 +134,33 @@ def _reason(deciding: Rule | None, account: Account | None) -> str:
     return f"rule {deciding.id!r} says that {deciding}: that is about {who}"
 
 
+def _unknown(asking: Account, namespace: str, account: Account | None) -> str:
+    """What is added where an account may be more than is known of it."""
+    of_the_platform = account is not None and account.namespace == names.DEFAULT_NAMESPACE
+    if of_the_platform and not asking.administers(names.DEFAULT_NAMESPACE):
+        return f"; as an admin of {names.DEFAULT_NAMESPACE} it would count as one of {namespace}"
+    return ""
+
+
 def _explain_core(resource: Resource, account: Account | None, namespace: str) -> pb.ExplainResponse:
-    """Rules are not about the platform's own services."""
-    wanted = f"/micro.{resource.name}.v1.{resource.endpoint.replace('.', '/')}".lower()
-    path = next((path for path in access.NEEDS if path.lower() == wanted), None)
+    """What the table of the platform's own endpoints decides."""
+    service, wanted = resource.name.lower(), resource.endpoint.lower()
+    found = {path: endpoint for path in access.NEEDS if (endpoint := _endpoint(path, service))}
+    path = next((path for path, endpoint in found.items() if endpoint.lower() == wanted), None)
     if path is None:
-        return pb.ExplainResponse(reason=f"denied: service {resource.name} has no endpoint {resource.endpoint}")
+        near = [endpoint for endpoint in found.values() if wanted in endpoint.lower().split(".")]
+        hint = f": it has {', '.join(near)}" if near else ""
+        return pb.ExplainResponse(reason=f"denied: service {service} has no endpoint {resource.endpoint}{hint}")
     try:
         access.check(path, account, namespace)
     except errors.Error as error:
-        return pb.ExplainResponse(reason=f"denied: {error}")
+        return pb.ExplainResponse(reason=f"denied: {error}; {_FIXED}")
     return pb.ExplainResponse(
-        allowed=True, reason=f"granted: {resource.name} {resource.endpoint} is for {access.NEEDS[path].value}"
+        allowed=True, reason=f"{service} {found[path]} is for {access.NEEDS[path].value}; {_FIXED}"
     )
+
+
+def _endpoint(path: str, service: str) -> str:
+    """ "Stream.Publish" for "/micro.events.v1.Stream/Publish" of events; empty for a path of another service."""
+    front = f"/micro.{service}.v1."
+    return path.removeprefix(front).replace("/", ".") if path.startswith(front) else ""

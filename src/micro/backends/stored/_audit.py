@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from micro.backends.stored import _layout as layout
 from micro.backends.stored._layout import AUDIT, ENTRIES
 from micro.backends.stored._records import Records, Transaction, encoded
 from micro.domain import names
 from micro.domain.record import Operation, Put, Query
+from micro.domain.token import SKEW_SECONDS
+from micro.ports import identity
 from micro.ports.identity import AUDIT_EACH, AUDIT_KEPT, Entry
 
+_PLACE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,3}", re.ASCII)
 _SLACK = 5000
 """Entries beyond what is kept that may lie there: they are told nobody, and removed together."""
+
+
+class Wanted(NamedTuple):
+    """Which entries are asked for: of a namespace, of an account as actor or as target, of a time; see the port."""
+
+    namespace: str = ""
+    account: str = ""
+    since: float = 0.0
+    until: float = math.inf
+
+    @property
+    def some(self) -> bool:
+        """Whether not all entries of the namespace are."""
+        return bool(self.account) or self.since > 0 or self.until < math.inf
+
+    def fits(self, entry: Entry) -> bool:
+        return self.account in ("", entry.actor, entry.target) and self.since <= entry.time < self.until
 
 
 class AuditLog:
@@ -47,18 +70,27 @@ class AuditLog:
         self._added += count
         return self._added >= _SLACK
 
-    async def find(self, namespace: str, account: str, limit: int) -> list[Entry]:
-        """The last first."""
+    async def find(self, wanted: Wanted, limit: int, before: str = "") -> list[Entry]:
+        """The last first, of those before a place."""
         found: list[Entry] = []
         if limit <= 0:
             return found
-        suffix = f"/{namespace}" if namespace else ""
+        last, inside = _place(before)
         room = _Room()
-        query = Query(suffix=suffix, descending=True, limit=0 if account or limit > AUDIT_EACH else limit)
+        query = Query(
+            suffix=f"/{wanted.namespace}" if wanted.namespace else "",
+            until=f"{last}/" if last else "",  # after all that a key may have behind its position
+            descending=True,
+            limit=0 if wanted.some or limit > AUDIT_EACH else limit + 1,
+        )
         async for record in self._records.scan(AUDIT, query):
-            for each in reversed(self._records.decoded(AUDIT, record)):
-                entry = Entry(*each)
-                if room.take(entry.namespace) and account in ("", entry.actor, entry.target):
+            position = record.key.partition(".")[0]
+            if int(position, 16) < (wanted.since - SKEW_SECONDS) * 1e6:  # nothing is recorded before it is done
+                return found
+            entries = self._records.decoded(AUDIT, record)
+            for number, each in reversed(list(enumerate(entries[:inside] if position == last else entries))):
+                entry = Entry(*[*each, f"{position}.{number}"])
+                if room.take(entry.namespace) and wanted.fits(entry):
                     found.append(entry)
                     if len(found) == limit:
                         return found
@@ -84,6 +116,14 @@ class AuditLog:
                 part = same[begin : begin + ENTRIES]
                 self._position = max(self._position + 1, time.time_ns() // 1000)
                 yield f"{self._position:016x}.{len(part)}/{namespace}", part
+
+
+def _place(text: str) -> tuple[str, int]:
+    """Position and number inside of it; empty for the end. Raises INVALID_ARGUMENT."""
+    if text and not _PLACE.fullmatch(text):
+        raise identity.no_place(text)
+    position, _, number = text.partition(".")
+    return position, int(number or 0)
 
 
 class _Room:

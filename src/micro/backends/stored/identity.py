@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from micro.backends.stored import _layout as layout
-from micro.backends.stored._audit import AuditLog
+from micro.backends.stored._audit import AuditLog, Wanted
 from micro.backends.stored._layout import ACCOUNTS, CALLED, DEPLOYMENT, LEFTOVERS, NAMESPACES, REVOKED, RULES
 from micro.backends.stored._records import BATCH, Records, Transaction
 from micro.backends.stored._sealed import Sealed
@@ -274,8 +275,17 @@ class StoredIdentity(IdentityStore):
     async def record(self, *audit: Entry) -> None:
         await self._change(audit, _nothing)
 
-    async def audit(self, namespace: str = "", *, account: str = "", limit: int = 50) -> list[Entry]:
-        return await self._log.find(namespace, account, limit)
+    async def audit(
+        self,
+        namespace: str = "",
+        *,
+        account: str = "",
+        limit: int = 50,
+        before: str = "",
+        since: float = 0.0,
+        until: float = math.inf,
+    ) -> list[Entry]:
+        return await self._log.find(Wanted(namespace, account, since, until), limit, before)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
