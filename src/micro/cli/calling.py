@@ -12,6 +12,7 @@ from micro.cli import checking, environment, failures, output, schema
 from micro.cli.session import Session
 from micro.cli.transport import Transport
 from micro.domain import names
+from micro.domain.errors import Error, Kind
 from micro.domain.service import Endpoint, StreamKind
 
 
@@ -76,22 +77,42 @@ def show(answer: bytes, style: str, session: Session, *, stream: bool = False) -
 def resolve(service: str, typed: str, options: Options, session: Session, *, stream: bool = False) -> Endpoint:
     """The endpoint that `micro call SERVICE ENDPOINT` means, or `micro stream` with `stream`.
 
-    With --address the registry is not asked: the endpoint is "Service.Method" or "/package.Service/Method".
+    With --address the registry is not asked, and one that is not for this account to read is passed over: then the
+    endpoint is "Service.Method" or "/package.Service/Method".
 
     Raises:
         NoServiceError, NoEndpointError, UnreachableError: as the name says.
     """
     if options.address:
-        names.service(service)
-        if not re.fullmatch(r"[\w./-]+", typed, re.ASCII):
-            raise failures.UsageError(f"{typed!r} is not an endpoint: give Service.Method or /package.Service/Method")
-        owner, _, method = typed.rpartition(".")
-        path = typed if typed.startswith("/") else f"/{service}/{owner or names.camel(service)}/{method}"
-        return schema.endpoint({"name": typed, "path": path})
-    known = schema.endpoints(session.platform.get_service(service))
+        return unseen(service, typed, stream=stream)
+    try:
+        known = schema.endpoints(session.platform.get_service(service))
+    except Error as error:
+        if hidden(error):
+            return unseen(service, typed, stream=stream)
+        raise
     by_path = next((one for one in known if one.path.strip("/") == typed.strip("/")), None)
     command = f"micro {'stream' if stream else 'call'} {service}"
     return by_path or schema.find(service, known, typed.split(), command)
+
+
+def hidden(error: Error) -> bool:
+    """Whether a registry has said that it is not for this account to read: its services may be to call all the same."""
+    return error.kind in (Kind.PERMISSION_DENIED, Kind.UNAUTHENTICATED)
+
+
+def unseen(service: str, typed: str, *, stream: bool = False) -> Endpoint:
+    """An endpoint of which nothing is known but what was typed; one that answers with a stream where that is wanted.
+
+    Raises:
+        UsageError: it is none.
+    """
+    names.service(service)
+    if not re.fullmatch(r"[\w./-]+", typed, re.ASCII):
+        raise failures.UsageError(f"{typed!r} is not an endpoint: give Service.Method or /package.Service/Method")
+    owner, _, method = typed.rpartition(".")
+    path = typed if typed.startswith("/") else f"/{service}/{owner or names.camel(service)}/{method}"
+    return schema.endpoint({"name": typed, "path": path, "kind": StreamKind.SERVER if stream else StreamKind.UNARY})
 
 
 def data(text: str, session: Session, shown: str = "--data") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,12 @@ def run(service: str, words: Sequence[str], session: Session) -> int:
     typed = leading(rest)
     rest = rest[len(typed) :]
     there = session.elsewhere(chosen.get("env", ""), chosen.get("namespace", ""))
-    known, version = _known(service, there)
+    try:
+        known, version = _known(service, there)
+    except Error as error:
+        if calling.hidden(error):
+            return _run_unseen(service, typed, rest, error, there)
+        raise
     if not typed and (not rest or flags.wants_help(rest)):
         session.out.stream.write(texts.service(service, version, known))
         return failures.OK
@@ -41,6 +47,23 @@ def run(service: str, words: Sequence[str], session: Session) -> int:
     options = calling.Options(plan.metadata, plan.timeout, plan.output, "")
     messages = None if plan.fields or plan.data is not None else calling.typed_messages(endpoint, there)
     return calling.perform(service, endpoint, json.dumps(request).encode("utf-8"), options, there, messages)
+
+
+def _run_unseen(service: str, typed: Sequence[str], rest: Sequence[str], why: Error, session: Session) -> int:
+    """Call an endpoint without its schema, where all of the request is given as JSON."""
+    wanted = ".".join(word for part in typed for word in part.split("/") if word) or "Call"
+    plan = None
+    with contextlib.suppress(failures.UsageError):  # of a flag for a field
+        plan = flags.parse(rest, schema.value({}))
+    if plan is None or plan.data is None:
+        near = failures.closest(service, list(COMMANDS))
+        command = f"{session.micro} call {service} {wanted}"
+        hint = f"so the flags of {service} are not known here: give JSON, {command} '{{…}}'"
+        hint = f"{service!r} is no command: did you mean {near}?" if near else hint
+        raise Error(why.kind, f"{why.message}; {hint}") from None
+    options = calling.Options(plan.metadata, plan.timeout, plan.output, "")
+    body = json.dumps(calling.data(plan.data, session)).encode("utf-8")
+    return calling.perform(service, calling.unseen(service, wanted), body, options, session)
 
 
 def _known(service: str, session: Session) -> tuple[list[Endpoint], str]:

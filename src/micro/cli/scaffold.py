@@ -60,9 +60,10 @@ class Typed(NamedTuple):
 def typed(new: Names) -> Typed:
     """The command lines of a new service; one that is named like a command is called by `micro call`."""
     if new.name in TAKEN:
+        greeting, counting = '{"name": "Ann"}', '{"count": 3}'
         return Typed(
-            f'micro call {new.name} {new.type}.Call \'{{"name": "Ann"}}\'',
-            f"micro stream {new.name} {new.type}.Stream '{{\"count\": 3}}'",
+            f"micro call {new.name} {new.type}.Call '{greeting}'",
+            f"micro stream {new.name} {new.type}.Stream '{counting}'",
             f"micro services {new.name}",
         )
     named = f"micro {new.name}"

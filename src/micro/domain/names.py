@@ -104,6 +104,12 @@ def snake(name: str) -> str:
     return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", partly).replace("-", "_").lower()
 
 
+def json_name(name: str) -> str:
+    """What a field of a contract is called in JSON where the contract says nothing else: "zip_code" is "zipCode"."""
+    first, *rest = name.split("_")
+    return first + "".join(part[:1].upper() + part[1:] for part in rest)
+
+
 def folded(name: str) -> str:
     """What two spellings of one name share: "GetService", "get-service" and "get_service" all fold to "getservice"."""
     return name.replace("-", "").replace("_", "").lower()

@@ -29,6 +29,8 @@ class Value:
     enum_values: tuple[str, ...] = ()
     key_type: str = ""
     description: str = ""
+    oneof: str = ""
+    json_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

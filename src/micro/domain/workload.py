@@ -16,6 +16,10 @@ Key = tuple[str, str, str]
 """Namespace, name and version."""
 
 RESERVED_PREFIX = "MICRO_"
+LOG_LEVEL = "MICRO_LOG_LEVEL"
+"""The variable of the platform's that users set, too: from which level on a service logs."""
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
 TOLD_LINES = 20
 """How many last lines of output an error carries."""
 
@@ -156,6 +160,13 @@ class Restarts:
         return Restarts(self.count + 1, streak, delay, self.first, self.cap, self.forgiven)
 
 
+def log_level(name: str, level: str) -> str:
+    """Return the level when it is one of a log's; `name` is what says so, for the INVALID_ARGUMENT that is raised."""
+    if level not in LOG_LEVELS:
+        raise errors.invalid_argument(f"{name}={level!r}: use one of {', '.join(LOG_LEVELS)}")
+    return level
+
+
 def environment(env: Mapping[str, str]) -> dict[str, str]:
     """Check a user's environment variables.
 
@@ -165,8 +176,10 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name):
             raise errors.invalid_argument(f"{name!r} is not a name for an environment variable")
-        if name.startswith(RESERVED_PREFIX):
-            raise errors.invalid_argument(f"{name} cannot be set: names that begin with MICRO_ are the platform's")
+        if name == LOG_LEVEL:
+            log_level(LOG_LEVEL, value)
+        elif name.startswith(RESERVED_PREFIX):
+            raise errors.invalid_argument(f"{name} cannot be set: of those that begin with MICRO_, {LOG_LEVEL} can")
         if "\0" in value:
             raise errors.invalid_argument(f"the value of {name} holds a null byte")
     return dict(env)
@@ -195,8 +208,8 @@ def exit_reason(exit_status: int, tail: Sequence[str], folder: str = "", *, serv
     last = next((line.strip() for line in reversed(story(kept) or kept) if line.strip()), "")
     if last.startswith(_SAID):
         return last.removeprefix(_SAID)
-    if last:
-        return f"exit status {exit_status}: {last}"
+    if last:  # output, not a reason, unless it is an exception
+        return f"exit status {exit_status}{': ' if _RAISED.match(last) else ', its last line: '}{last}"
     silent = not any(line.strip() for line in tail)
     return f"exit status {exit_status}" + (", without any output" if silent else "")
 

@@ -13,6 +13,8 @@ from micro.backends.envoy.admin import Admin
 from micro.backends.nats import process as nats
 from micro.backends.process.launcher import LocalLauncher
 from micro.backends.process.launcher_server import LauncherServer
+from micro.backends.remote.liveness import HealthChecks
+from micro.domain import workload
 from micro.ports.launcher import Launcher, ProcessInfo, ProcessSpec
 from micro.rpc import asgi_server
 from micro.server import catalog
@@ -125,8 +127,13 @@ def certificates(settings: Settings, layout: Layout) -> Certificates | None:
     files = secret_files(settings, layout)
     if files is None:
         return None
-    clients = Path(settings.tls_client_ca) if settings.tls_client_ca else None
-    return Certificates(Path(settings.tls_cert), Path(settings.tls_key), clients, files, layout.certificate)
+    cert, key = Path(settings.tls_cert), Path(settings.tls_key)
+    if not settings.tls_client_ca:
+        return Certificates(cert, key, None, files, layout.certificate)
+    from micro.server.own_client import OwnClient
+
+    own = OwnClient(layout.own_client)
+    return Certificates(cert, key, Path(settings.tls_client_ca), files, layout.certificate, own)
 
 
 def _folder(layout: Layout) -> None:
@@ -154,6 +161,7 @@ def _nats(settings: Settings, layout: Layout) -> Unit:
         spec=lambda: _spec(layout, "nats", server.argv, {}),
         # It reads all of its topics first: thousands take longer than anything else that starts.
         ready=lambda: nats.ready(server.address, max(settings.ready_timeout, NATS_READY_SECONDS)),
+        answered=lambda: nats.answered(server.address),
     )
 
 
@@ -172,6 +180,7 @@ def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tu
             "MICRO_REGISTRY": settings.registry_address,
             "MICRO_NETWORK": settings.mesh_address,
             "MICRO_LOG_FORMAT": "json",
+            workload.LOG_LEVEL: settings.log_level,
             # The sockets' folder is found by it.
             "TMPDIR": tempfile.gettempdir(),
         }
@@ -187,6 +196,7 @@ def _core(settings: Settings, layout: Layout, name: str, address: str, needs: tu
         needs,
         spec,
         ready=lambda: Admin(admin).wait_ready(settings.ready_timeout),
+        answered=lambda: HealthChecks().answered(address),
         # The others take themselves out of the registry when they end, which asks auth who they are.
         outlived_by={"auth": (), "registry": ("auth",)}.get(name, ("registry", "auth")),
     )
@@ -221,6 +231,7 @@ def _gateway(settings: Settings, layout: Layout, name: str, address: str) -> Uni
         ("network",),
         spec,
         ready=lambda: Admin(admin).wait_ready(settings.ready_timeout),
+        answered=Admin(admin).answered,
         drain=drain if outward else None,
     )
 

@@ -189,9 +189,28 @@ def store(settings: Settings, layout: Layout, owner: str, *, clock: Now = now) -
         case "sqlite":
             from micro.backends.sqlite.store import SqliteStore
 
-            return SqliteStore(layout.records(owner), clock=clock)
+            return SqliteStore(layout.records(owner), clock=clock, restore=_restore(layout, owner))
         case url:
             return _postgres(url, f"micro_{owner}", clock)
+
+
+def check(settings: Settings, layout: Layout) -> None:
+    """Look at the files without which nothing starts, before anything does. Raises DATA_LOSS for a damaged one."""
+    if settings.store == "sqlite":
+        from micro.backends.sqlite import store as sqlite
+
+        for owner in ("auth", "runtime"):
+            sqlite.check(layout.records(owner), _restore(layout, owner))
+
+
+def _restore(layout: Layout, owner: str) -> str:
+    """How a damaged database of a store in files is brought back."""
+    by_hand = (
+        f"stop the server, move {{files}} of $MICRO_HOME/{layout.records(owner).relative_to(layout.home)} away, put a "
+        "copy of the file there as {name}, and start the server"
+    )
+    way = "`micro store restore FILE --namespace {stem} --force` puts a backup there" if owner == "store" else by_hand
+    return f"{way}; see Damaged files in docs/store.md"
 
 
 def _postgres(url: str, schema: str, clock: Now) -> PostgresStore:

@@ -7,12 +7,15 @@ import datetime as dt
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from micro.backends.envoy import secrets
 from micro.domain import errors
 from micro.domain.errors import Error
 from micro.ports import private_file
+
+if TYPE_CHECKING:
+    from micro.server.own_client import OwnClient
 
 SETTLED = 2.0
 """Seconds of quiet after which files that do not go together are meant to be so: whoever writes two of them writes one
@@ -37,14 +40,24 @@ class Certificates:
         cert, key, clients: as the operator names them; `clients` may be None.
         served: where the gateways read them; in a private folder.
         shown: where the certificate in use is written, for the command line of the same home.
+        own: what that command line shows, where clients need a certificate.
     """
 
-    def __init__(self, cert: Path, key: Path, clients: Path | None, served: secrets.Files, shown: Path) -> None:
+    def __init__(
+        self,
+        cert: Path,
+        key: Path,
+        clients: Path | None,
+        served: secrets.Files,
+        shown: Path,
+        own: OwnClient | None = None,
+    ) -> None:
         self._paths = {"--tls-cert": cert, "--tls-key": key}
         if clients is not None:
             self._paths["--tls-client-ca"] = clients
         self._served = served
         self._shown = shown
+        self._own = own
         self._current: Pem | None = None
         self._told = ""
 
@@ -78,6 +91,8 @@ class Certificates:
 
     def _look(self, tell: Callable[[str], None], *, settled: bool) -> None:
         try:
+            if self._own is not None:
+                self._own.renew()
             found = self._read()
             if found != self._current:
                 self._use(found)
@@ -94,7 +109,11 @@ class Certificates:
 
     def _use(self, found: Pem) -> None:
         _check(found, {flag: str(path) for flag, path in self._paths.items()})
-        secrets.write(self._served, *(part.decode() for part in found))
+        clients = found.clients
+        if self._own is not None:
+            self._own.renew()
+            clients += b"\n" + self._own.authority
+        secrets.write(self._served, *(part.decode() for part in (found.chain, found.key, clients)))
         private_file.write(self._shown, found.chain, durable=False)
         self._current = found
 

@@ -49,6 +49,7 @@ async def settle(settings: Settings, layout: Layout, note: Note) -> None:
         for code in layout.namespaces("memory").glob("*/services"):  # of what nobody remembers
             shutil.rmtree(code, ignore_errors=True)
         return
+    await asyncio.to_thread(catalog.check, settings, layout)
     async with AsyncExitStack() as stack:
         await _Settling(settings, layout, note, stack).run()
 

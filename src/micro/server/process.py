@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from micro.rpc.client import Client
 from micro.rpc.credentials import Credentials
 from micro.rpc.gen.micro.auth.v1.auth_connect import PolicyClient
 from micro.rpc.gen.micro.auth.v1.auth_pb import PolicyWatchRequest, PolicyWatchResponse
+from micro.rpc.health import Readiness
 from micro.rpc.registrar import RemoteRegistrar
 from micro.rpc.tokens import JwtVerifier
 from micro.server import catalog, shared, storage
@@ -228,6 +229,7 @@ def runtime(settings: Settings, layout: Layout) -> Core:
     from micro.backends.process.launcher_client import RemoteLauncher
     from micro.backends.process.logs import LogFolder
     from micro.backends.remote.accounts import RemoteAccounts
+    from micro.backends.remote.liveness import HealthChecks
     from micro.backends.remote.traffic import RemoteTraffic
     from micro.backends.stored.accounts import StoredAccounts
     from micro.backends.stored.workloads import RuntimeRecords, StoredWorkloads
@@ -251,6 +253,7 @@ def runtime(settings: Settings, layout: Layout) -> Core:
         command=shared.service_command,
         admin_socket=layout.admin,
         admin=Admin,
+        liveness=HealthChecks(),
         settings=RuntimeSettings(network=settings.mesh_address, ready_timeout=settings.ready_timeout),
         announcements=announcements,
     )
@@ -299,6 +302,7 @@ def store(settings: Settings, layout: Layout) -> Core:
         await leases.start(stack)
 
     app.readiness.add("state", lambda: "" if state.healthy() else "its state cannot be reached")
+    _tell_damage(app, state.damaged)
     app.readiness.add("blobs", lambda: "" if blobs.healthy() else "its blobs cannot be reached")
     return Core(app, below={PREFIX: BlobPages(blobs)})
 
@@ -319,7 +323,15 @@ def config(settings: Settings, layout: Layout) -> Core:
     app.on_start(announcements.start)
     app.on_start(handler.start)
     app.readiness.add("state", lambda: "" if handler.healthy() else "its state cannot be reached")
+    _tell_damage(app, handler.damaged)
     return Core(app)
+
+
+def _tell_damage(app: Service, damaged: Callable[[], Sequence[str]]) -> None:
+    """Have the service's health tell whether databases are damaged, apart from whether it takes calls: it does, for
+    all others."""
+    app.aspects["databases"] = Readiness()
+    app.aspects["databases"].add("databases", lambda: ", ".join(damaged()))
 
 
 def broker(settings: Settings, layout: Layout) -> Core:
@@ -364,6 +376,8 @@ def events(settings: Settings, layout: Layout) -> Core:
         for below in state.below:
             await below.start(stack)
         await topics.start(stack)
+        if not state.events.atomic:
+            app.metadata["batches"] = "apart"
 
     app.readiness.add("state", lambda: "" if topics.healthy() else "its state cannot be reached")
     return Core(app)

@@ -23,6 +23,7 @@ _LOCAL: dict[str, Any] = {
     "blobs": "files",
     "cors_origins": (),
     "access_log": False,
+    "log_level": "info",
     "gateway_workers": min(4, os.cpu_count() or 1),
     "ready_timeout": 30.0,
     "public": False,

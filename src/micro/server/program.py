@@ -19,7 +19,7 @@ from typing import Any
 from micro._version import __version__
 from micro.domain import errors
 from micro.domain.address import split
-from micro.ports import background, private_file
+from micro.ports import background, private_file, private_folder
 from micro.rpc import asgi_server
 from micro.server import assemble, catalog, first_start, moving, shared, storage
 from micro.server import format as data_format
@@ -59,10 +59,12 @@ class Program:
             catalog.sealing(self.layout).begin()
             # What a killed server left would lead the command line to ports that are somebody else's by now.
             self.layout.state.unlink(missing_ok=True)
+            self.layout.own_client.unlink(missing_ok=True)
             for name in ("api_address", "proxy_address"):
                 _check_free(name, getattr(self.settings, name))
             async with AsyncExitStack() as stack:
                 if self._certificates is not None:
+                    stack.callback(self.layout.own_client.unlink, missing_ok=True)
                     self._certificates.load()
                     background.spawn(stack, self._certificates.follow(self._screen.note), "following the certificate")
                 launcher = await assemble.launcher(self.layout, stack)
@@ -94,6 +96,7 @@ class Program:
             "api_address": self.settings.api_address,
             "proxy_address": self.settings.proxy_address,
             "tls_cert": str(self.layout.certificate) if self.settings.tls_cert else "",
+            "tls_client": str(self.layout.own_client) if self.settings.tls_client_ca else "",
             "accounts": not self.settings.open,
         }
 
@@ -103,7 +106,7 @@ class Program:
         layout = self.layout
         for folder in (layout.root, layout.logs / "core", layout.processes, layout.tls, layout.run):
             try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_folder.make(folder)
             except OSError as error:
                 raise errors.failed_precondition(
                     f"cannot make {folder}: {error.strerror}; free space there, or set MICRO_HOME to another folder"

@@ -110,4 +110,5 @@ def _who_may(settings: Settings) -> str:
 def _how_private(settings: Settings) -> str:
     if not settings.tls_cert:
         return "off" if settings.on_loopback else "off: what is in front of the listeners has to do it"
-    return f"on, with {settings.tls_cert}" + (", and clients need a certificate" if settings.tls_client_ca else "")
+    more = ", and clients need a certificate: the command line of this home has one" if settings.tls_client_ca else ""
+    return f"on, with {settings.tls_cert}{more}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from micro.domain import address as addresses
-from micro.domain import errors
+from micro.domain import errors, workload
 from micro.domain.errors import Error
 from micro.ports.free_address import free_address, free_addresses
 from micro.server import profiles
@@ -105,6 +105,9 @@ class Settings:
 
     base_domain: str = ""
     """Domain below which each namespace has a host at the HTTP gateway: "example.com" for "shop.example.com"."""
+
+    log_level: str = "info"
+    """From which level on the core services log: "debug", "info", "warning" or "error"."""
 
     no_local_login: bool = False
     """Whether the first start keeps no session for the command line of the same home."""
@@ -268,6 +271,11 @@ class Layout:
         return self.root / "certificate.pem"
 
     @property
+    def own_client(self) -> Path:
+        """Certificate and key that the command line of the same home shows where the listeners ask for one."""
+        return self.root / "client.pem"
+
+    @property
     def tls(self) -> Path:
         """What the listeners read of certificate and key; there while the server runs. Not among the sockets, which
         others may clean away."""
@@ -383,6 +391,7 @@ def _checked(settings: Settings) -> Settings:
         raise errors.invalid_argument("MICRO_BLOBS names no storage: use files, memory or s3://BUCKET/PREFIX")
     if settings.messaging not in ("", "nats", "memory"):
         raise errors.invalid_argument(f"MICRO_MESSAGING={settings.messaging!r}: use nats or memory")
+    workload.log_level("--log-level", settings.log_level)
     _check_nats(settings)
     if not (_is_loopback(settings.proxy_address) or settings.tls_cert or settings.insecure):
         raise errors.invalid_argument(

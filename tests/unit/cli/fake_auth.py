@@ -224,6 +224,9 @@ class FakeAuth(FakePlatform):
         self.namespaces[request["name"]]["quota"] = request["quota"]
         return {"namespace": self.namespaces[request["name"]]}
 
+    def auth_keys_list(self, _: Any, __: Any) -> Any:
+        return {"keys": [{"kid": "key-2", "alg": "ES256"}, {"kid": "key-1", "alg": "ES256"}]}
+
     def auth_keys_rotate(self, _: Any, __: Any) -> Any:
         return {"kid": "key-2"}
 

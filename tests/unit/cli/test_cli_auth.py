@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_auth import FakeAuth
@@ -89,7 +92,11 @@ def test_a_chosen_secret_is_never_shown(admin: Shell, auth: FakeAuth) -> None:
             "",
             "unrecognized subcommand for micro auth: list acounts; did you mean: micro auth list acc",
         ),
-        (["audit", "--since", "soon"], "", "--since takes how long ago such as 10m, or a time such as 2026-01-31T08:00Z"),
+        (
+            ["audit", "--since", "soon"],
+            "",
+            "--since takes how long ago such as 10m, or a time such as 2026-01-31T08:00Z",
+        ),
         (["rotate-key", "x"], "", "unexpected 'x': see: micro auth rotate-keys --help"),
         (["burn"], "", "unrecognized subcommand for micro auth: burn; see: micro auth --help"),
     ],
@@ -202,9 +209,37 @@ def test_the_audit_log_is_read_page_after_page(admin: Shell, auth: FakeAuth) -> 
         assert [one["target"] for one in found] == [str(number) for number in range(told)]
         assert len(auth.calls) - before == -(-told // 1000)
     admin("auth", "audit", "--since", "2026-01-31T08:00Z", "--until", "1h")
-    sent = auth.calls[-1].request
+    [sent] = auth.calls[-1].messages
     assert sent["since"] == "2026-01-31T08:00:00.000Z"
     assert abs(dt.datetime.fromisoformat(sent["until"]).timestamp() - time.time() + 3600) < 60
+
+
+def test_what_changes_is_told_to_programs_as_it_is_listed(admin: Shell, auth: FakeAuth) -> None:
+    def told(*words: str, stdin: str = "") -> dict[str, Any]:
+        result = admin(*words, "-o", "json", stdin=stdin)
+        assert (result.code, result.err) == (0, "")
+        found: dict[str, Any] = json.loads(result.out)
+        return found
+
+    def listed(*words: str, called: str, key: str = "id") -> dict[str, Any]:
+        [found] = [one for one in json.loads(admin(*words, "-o", "json").out) if one[key] == called]
+        assert isinstance(found, dict)
+        return found
+
+    admin("auth", "create", "account", "bob")
+    assert told("auth", "update", "account", "bob", "--scopes", "shop") == listed(
+        "auth", "list", "accounts", called="bob"
+    )
+    changed = told("auth", "update", "secret", "bob")
+    assert changed.pop("secret") == "made-up-secret"
+    assert admin("login", "--username=admin", "--password-stdin", stdin="admin-secret").code == 0
+    assert changed == listed("auth", "list", "accounts", called="bob")
+    assert "secret" not in told("auth", "update", "secret", "bob", "--secret-stdin", stdin="rosebud-77\n")
+    assert admin("login", "--username=admin", "--password-stdin", stdin="admin-secret").code == 0
+    for words in (["create", "rule", "hello", "--scope", "+"], ["update", "rule", "hello", "--priority", "3"]):
+        assert told("auth", *words) == listed("auth", "list", "rules", called="hello")
+    assert told("namespace", "create", "beta") == listed("namespace", "list", called="beta", key="name")
+    assert told("auth", "rotate-keys")["kid"] == "key-2"
 
 
 def test_namespaces(admin: Shell, auth: FakeAuth) -> None:

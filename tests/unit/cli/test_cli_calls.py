@@ -29,6 +29,42 @@ def test_a_service_is_a_command(micro: Shell, platform: FakePlatform) -> None:
     assert call.headers["content-type"] == "application/json"
 
 
+def test_a_registry_that_is_not_for_this_account_to_read_is_passed_over(
+    micro: Shell, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(request: Any, headers: Any) -> Any:
+        raise Refusal("permission_denied", "micro/bill is not of namespace shop", 403)
+
+    monkeypatch.setattr(platform, "do_getservice", hidden)
+    for words in (
+        ["call", "helloworld", "Helloworld.Call", '{"name": "Bill"}'],
+        ["call", "helloworld", "Call", '{"name": "Bill"}'],
+        ["helloworld", "call", "--data", '{"name": "Bill"}'],
+        ["helloworld", "helloworld", "call", "--data", '{"name": "Bill"}'],
+    ):
+        result = micro("--namespace", "shop", *words)
+        assert (result.code, json.loads(result.out)["msg"]) == (0, "Hello Bill"), result.err
+        call = platform.last()
+        assert call.path.lower() == "/helloworld/helloworld/call"
+        assert (call.headers["micro-service"], call.headers["micro-namespace"]) == ("helloworld", "shop")
+    result = micro("--namespace", "shop", "stream", "helloworld", "Helloworld.Stream", '{"count": 3}')
+    assert (result.code, len(result.out.splitlines())) == (0, 3)
+    assert platform.last().path == "/helloworld/Helloworld/Stream"
+
+    calls = len([call for call in platform.calls if "GetService" not in call.path])
+    for words in (["helloworld", "call", "--name", "Bill"], ["helloworld", "call"], ["helloworld", "call", "--help"]):
+        result = micro("--namespace", "shop", *words)
+        assert (result.code, result.err) == (
+            2,
+            (
+                "micro: micro/bill is not of namespace shop; so the flags of helloworld are not known here: "
+                "give JSON, micro --namespace shop call helloworld call '{…}'\n"
+            ),
+        )
+    assert "'helth' is no command: did you mean health?" in micro("helth").err
+    assert len([call for call in platform.calls if "GetService" not in call.path]) == calls
+
+
 def test_without_an_endpoint_flags_go_to_call(micro: Shell, platform: FakePlatform) -> None:
     assert micro("helloworld", "--name=Ann").code == 0
     assert platform.last("/Call").messages == [{"name": "Ann"}]

@@ -11,7 +11,9 @@ import pytest
 from fake_platform import SAVE, FakePlatform, endpoint, message, value
 from shell import Shell
 
+from gen.echo.v1.echo_pb import EchoRequest
 from micro.cli import checking, failures, schema
+from micro.rpc import schema as shapes
 
 CHOICE = message(
     "ChooseRequest",
@@ -90,6 +92,20 @@ def test_what_has_no_fields_of_its_own_takes_anything() -> None:
     for wrong in ({"free": []}, {"items": {}}, {"count": "x"}):
         with pytest.raises(failures.UsageError, match=rf"^{next(iter(wrong))} takes"):
             checking.check(choice, wrong)
+
+
+def test_contracts_that_contain_themselves_are_held_against_at_any_depth() -> None:
+    shape = shapes.message(EchoRequest.desc())
+    inner: dict[str, Any] = {"twoWords": "a", "byId": {"1": {"more": {"left": "x"}}}, "boxed": "b", "span": "1.5s"}
+    request = {"body": {"a": {"more": {"inners": [{"more": inner}]}}}}
+    checking.check(shape, request)
+    assert EchoRequest.from_json(json.dumps(request)).body
+    inner["byId"]["1"]["more"]["right"] = 3
+    with pytest.raises(failures.UsageError, match=r"byId\.1\.more\.left and body\.a\.more.*right exclude each other"):
+        checking.check(shape, request)
+    inner["byId"]["1"]["more"] = {"ritgh": 3}
+    with pytest.raises(failures.UsageError, match=r"byId\.1\.more\.ritgh.*did you mean .*byId\.1\.more\.right"):
+        checking.check(shape, request)
 
 
 @pytest.mark.parametrize(

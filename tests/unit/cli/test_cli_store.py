@@ -95,6 +95,8 @@ def test_ranges_cursors_and_keys_themselves(micro: Shell) -> None:
         (["-p", "b/", "--limit", "2", "--cursor", "b/1"], "b/2 b/3"),
         (["--cursor", "b/1", "--order", "desc"], "ab a"),
         (["--from", "c"], "c"),
+        (["--suffix", "b"], "ab"),
+        (["--suffix", "b", "--until", "ab"], ""),
     ):
         assert micro("store", "list", *words).out.split() == keys.split(), words
         assert micro("store", "read", *words).out.split() == keys.split(), words
@@ -103,6 +105,8 @@ def test_ranges_cursors_and_keys_themselves(micro: Shell) -> None:
     assert json.loads(micro("store", "list", "--from", "x", "-o", "json").out) == []
     assert micro("store", "list", "--from", "x").err == "table micro has no such records\n"
     assert micro("store", "list", "--exact").code == micro("store", "read", "a", "--cursor", "a").code == 2
+    assert micro("store", "list", "-p", "b/", "--suffix", "2").out == "b/2\n"
+    assert "takes a prefix or a suffix" in micro("store", "read", "-p", "b/", "--suffix", "2").err
     assert "a key is one" in micro("store", "list", "a", "--exact", "--suffix", "a").err
 
 

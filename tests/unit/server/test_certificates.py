@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
+import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -16,6 +19,7 @@ from micro.backends.envoy.secrets import Files
 from micro.domain.errors import Error, Kind
 from micro.ports import background
 from micro.server.certificates import Certificates
+from micro.server.own_client import LIFE, OwnClient
 
 
 class Place:
@@ -169,3 +173,73 @@ async def test_a_bad_file_is_told_once_and_changes_nothing(place: Place) -> None
         assert "was read again" in await followed.next()
         assert place.in_use().encode() == chain
         assert followed.told.empty()
+
+
+class Clock:
+    """A day that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.time = dt.datetime.now(dt.UTC)
+
+    def __call__(self) -> dt.datetime:
+        return self.time
+
+
+def accepted(client: Path, clients: Path, folder: Path) -> bool:
+    """Whether a server that trusts these clients' authorities takes what is in the file."""
+    authority = Authority(folder)
+    server, caller = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server.load_cert_chain(*authority.write("server"))
+    server.load_verify_locations(clients)
+    server.verify_mode = ssl.CERT_REQUIRED
+    caller.load_verify_locations(authority.file)
+    caller.load_cert_chain(client, client)
+    there, here, back, forth = (ssl.MemoryBIO() for _ in range(4))
+    left = caller.wrap_bio(there, here, server_hostname="localhost")
+    right = server.wrap_bio(back, forth, server_side=True)
+    for _ in range(4):
+        for side in (left, right):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLCertVerificationError:
+                return False
+            back.write(here.read())
+            there.write(forth.read())
+    return right.getpeercert() is not None
+
+
+def test_the_own_command_line_has_a_certificate_that_this_server_alone_takes(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    file, clock = tmp_path / "client.pem", Clock()
+    own = OwnClient(file, clock)
+    files = Files(place.served / "certificate.json", place.served / "clients.json")
+    made = Certificates(place.cert, place.key, place.authority.file, files, place.shown, own)
+    made.load()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert files.clients is not None
+    [secret] = json.loads(files.clients.read_text())["resources"]
+    trusted, bundle = secret["validation_context"]["trusted_ca"]["inline_string"], tmp_path / "clients.pem"
+    assert trusted.startswith(place.authority.file.read_text())
+    bundle.write_text(trusted)
+    assert accepted(file, bundle, tmp_path)
+    assert not accepted(file, place.authority.file, tmp_path), "the operator's authority has not made it"
+    bundle.write_bytes(OwnClient(tmp_path / "another.pem").authority)
+    assert not accepted(file, bundle, tmp_path), "nor has another server"
+
+    first = file.read_bytes()
+    clock.time += LIFE / 2 - dt.timedelta(seconds=1)
+    own.renew()
+    assert file.read_bytes() == first
+    for passed in (dt.timedelta(seconds=1), -LIFE, 3 * LIFE):
+        clock.time += passed
+        own.renew()
+        assert file.read_bytes() != first, "it is half over, or the clock was changed"
+        first = file.read_bytes()
+        [leaf] = x509.load_pem_x509_certificates(first)
+        assert leaf.not_valid_before_utc < clock.time < leaf.not_valid_after_utc
+    bundle.write_text(trusted)
+    clock.time = dt.datetime.now(dt.UTC)
+    own.renew()
+    assert accepted(file, bundle, tmp_path), "the authority stays"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from micro.domain.errors import Error
-from micro.server import settings
+from micro.server import assemble, settings
 from micro.server.settings import Layout, Settings
 
 
@@ -57,6 +57,7 @@ def test_values_have_the_types_of_their_defaults() -> None:
         ({"MICRO_BASE_DOMAIN": "*.example.com"}, "is not a domain"),
         ({"MICRO_PROXY_ADDRESS": "0.0.0.0:8081"}, "--proxy-address 0.0.0.0:8081 is reached by others, so it needs TLS"),
         ({"MICRO_PROXY_ADDRESS": "[::]:8081"}, "needs TLS"),
+        ({"MICRO_LOG_LEVEL": "loud"}, "--log-level='loud': use one of debug, info, warning, error"),
         ({"MICRO_MESSAGING": "kafka"}, "MICRO_MESSAGING='kafka': use nats or memory"),
         ({"MICRO_STORE": "mysql://u:hush@h/d"}, "MICRO_STORE names no store: use sqlite, memory or postgres://"),
     ],
@@ -72,6 +73,14 @@ def test_settings_travel_whole(tmp_path: Path) -> None:
     inner = {made.nats_address, made.registry_address, made.network_address, made.runtime_address, made.mesh_address}
     inner |= {made.auth_address, made.store_address, made.config_address, made.broker_address, made.events_address}
     assert len(inner) == 10
+
+
+def test_how_much_the_core_services_log_is_one_setting(tmp_path: Path) -> None:
+    chosen = settings.read({"MICRO_HOME": str(tmp_path), "MICRO_LOG_LEVEL": "warning"}, log_level="debug").with_ports()
+    specs = [unit.spec() for unit in assemble.units(chosen, Layout(chosen.home))]
+    told = {spec.id: spec.env["MICRO_LOG_LEVEL"] for spec in specs if "MICRO_LOG_LEVEL" in spec.env}
+    assert set(told.values()) == {"debug"}
+    assert set(told) == {"registry", "auth", "network", "runtime", "store", "config", "broker", "events"}
 
 
 def test_messages_go_over_what_the_registry_is_in_unless_a_variable_says_where() -> None:

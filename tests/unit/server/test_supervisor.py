@@ -48,11 +48,12 @@ def spec(name: str, /, **labels: str) -> ProcessSpec:
     return ProcessSpec(name, (name,), {}, Path(), Path(f"{name}.log"), labels or {"unit": name})
 
 
-def unit(name: str, *needs: str, outlived_by: tuple[str, ...] = ()) -> Unit:
-    async def ready() -> None:
-        return
+async def at_once() -> None:
+    return
 
-    return Unit(name, "", needs, lambda: spec(name), ready, outlived_by=outlived_by)
+
+def unit(name: str, *needs: str, outlived_by: tuple[str, ...] = ()) -> Unit:
+    return Unit(name, "", needs, lambda: spec(name), at_once, at_once, outlived_by=outlived_by)
 
 
 class World:
@@ -121,11 +122,55 @@ async def test_a_unit_that_ends_is_started_again() -> None:
     assert [process.id for process in world.launcher.started] == ["nats", "registry", "registry"]
 
 
+async def test_a_unit_that_does_not_answer_is_ended_and_started_again() -> None:
+    answers = asyncio.Event()
+    answers.set()
+
+    async def answered() -> None:
+        await answers.wait()
+
+    def make() -> ProcessSpec:
+        answers.set()  # a new process is well
+        return spec("registry")
+
+    stuck = Unit("registry", "", ("nats",), make, at_once, answered)
+    world = World(unit("nats"), stuck)
+    world.supervisor = Supervisor(
+        world.launcher, [unit("nats"), stuck], world.notes, world.drain, probe=0.01, hung=0.05
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(world.run())
+        await world.up.wait()
+        world.launcher.deaf.add("registry")
+        answers.clear()
+        await world.notes.until("registry back")
+        world.stop.set()
+    assert "registry it did not answer for 0.05 s" in world.notes.lines
+    assert [process.note for process in world.launcher.started if process.id == "registry"] == [
+        "",
+        "started again: it did not answer for 0.05 s",
+    ]
+
+
+async def test_a_unit_that_answers_late_is_told_of_and_goes_on() -> None:
+    answers = asyncio.Event()
+    slow = Unit("registry", "", (), lambda: spec("registry"), at_once, answers.wait)  # type: ignore[arg-type]
+    world = World(slow)
+    world.supervisor = Supervisor(world.launcher, [slow], world.notes, world.drain, probe=0.01, silent=0.01)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(world.run())
+        await world.notes.until("registry does not answer; it is waited for")
+        answers.set()
+        await world.notes.until("registry answers again")
+        world.stop.set()
+    assert len(world.launcher.started) == 1
+
+
 async def test_a_unit_that_does_not_start_ends_everything_and_is_told_with_its_last_lines() -> None:
     async def never() -> None:
         await asyncio.Event().wait()
 
-    broken = Unit("registry", "", ("nats",), lambda: spec("registry"), never)
+    broken = Unit("registry", "", ("nats",), lambda: spec("registry"), never, at_once)
     world = World(unit("nats"), broken)
 
     def die(process: ProcessSpec) -> None:
@@ -148,10 +193,7 @@ async def test_files_that_cannot_be_written_do_not_end_the_platform_once_it_runs
             raise OSError(28, "No space left on device", "/tmp/x.json")
         return spec("registry")
 
-    async def ready() -> None:
-        return
-
-    world = World(Unit("registry", "", (), make, ready))
+    world = World(Unit("registry", "", (), make, at_once, at_once))
     async with asyncio.TaskGroup() as group:
         group.create_task(world.run())
         await world.up.wait()
@@ -167,7 +209,7 @@ async def test_told_to_stop_while_it_starts_it_ends_what_it_has_started() -> Non
     async def never() -> None:
         await asyncio.Event().wait()
 
-    world = World(unit("nats"), Unit("registry", "", ("nats",), lambda: spec("registry"), never))
+    world = World(unit("nats"), Unit("registry", "", ("nats",), lambda: spec("registry"), never, at_once))
     async with asyncio.TaskGroup() as group:
         group.create_task(world.run())
         await world.notes.until("nats ready")

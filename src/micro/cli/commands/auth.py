@@ -120,24 +120,35 @@ def _scopes(text: str) -> list[str]:
 def _update_account_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="of the account")
     parser.add_argument("--scopes", metavar="A,B", required=True, help='all of its scopes from now on; "" for none')
+    add_text_output(parser)
 
 
 def _update_account(args: argparse.Namespace, session: Session) -> int:
     request = {"id": args.id, "scopes": _scopes(args.scopes), "namespace": session.namespace}
     updated = _account(session.platform.auth("Accounts/UpdateScopes", request).get("account", {}))
-    session.out.line(f"account {args.id} has the scopes: {', '.join(updated['scopes']) or 'none'}")
+    if args.output == "json":
+        session.out.json(updated)
+    else:
+        session.out.line(f"account {args.id} has the scopes: {', '.join(updated['scopes']) or 'none'}")
     return failures.OK
 
 
 def _update_secret_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="of the account")
     _secret_arguments(parser, "the new one")
+    add_text_output(parser)
 
 
 def _update_secret(args: argparse.Namespace, session: Session) -> int:
     chosen = _given_secret(args, session)
-    request = {"id": args.id, "newSecret": chosen, "namespace": session.namespace}
-    answer = session.platform.auth("Accounts/ChangeSecret", request)
+    about = {"id": args.id, "namespace": session.namespace}
+    # Read before: with the change one's own sessions may end, and the new secret is told once.
+    found = session.platform.auth("Accounts/Read", about).get("account", {}) if args.output == "json" else {}
+    answer = session.platform.auth("Accounts/ChangeSecret", {**about, "newSecret": chosen})
+    if args.output == "json":
+        changed = _account(found)
+        session.out.json(changed if chosen else changed | {"secret": answer.get("secret", "")})
+        return failures.OK
     session.out.line(f"secret of {args.id} changed; its sessions have ended")
     if not chosen:
         _show_once(str(answer.get("secret", "")), session)
@@ -203,6 +214,7 @@ def _rule_arguments(*usual: str) -> Callable[[argparse.ArgumentParser], None]:
         parser.add_argument("--resource", metavar="T:N:E", help=what + resource)
         parser.add_argument("--access", choices=("granted", "denied"), help=f"whether they may{access}")
         parser.add_argument("--priority", metavar="N", type=int, help=f"higher ones are looked at first{priority}")
+        add_text_output(parser)
 
     return add
 
@@ -242,8 +254,11 @@ def _sent(wanted: rule.Rule) -> dict[str, Any]:
 
 def _create_rule(args: argparse.Namespace, session: Session) -> int:
     wanted = rule.checked(rule.Rule(args.id, session.namespace, **_named(args)))
-    session.platform.auth("Rules/Create", {"rule": _sent(wanted)})
-    session.out.line(f"rule {wanted.id} created: {wanted}")
+    made = session.platform.auth("Rules/Create", {"rule": _sent(wanted)}).get("rule", {})
+    if args.output == "json":
+        session.out.json(_rule(made))
+    else:
+        session.out.line(f"rule {wanted.id} created: {wanted}")
     return failures.OK
 
 
@@ -265,8 +280,11 @@ def _update_rule(args: argparse.Namespace, session: Session) -> int:
         "priority": record["priority"],
     }
     wanted = rule.checked(rule.Rule(args.id, session.namespace, **kept | named))
-    session.platform.auth("Rules/Update", {"rule": _sent(wanted)})
-    session.out.line(f"rule {wanted.id}: {wanted}")
+    changed = session.platform.auth("Rules/Update", {"rule": _sent(wanted)}).get("rule", {})
+    if args.output == "json":
+        session.out.json(_rule(changed))
+    else:
+        session.out.line(f"rule {wanted.id}: {wanted}")
     return failures.OK
 
 
@@ -282,7 +300,7 @@ def _rule_ids(session: Session) -> list[str]:
 
 
 def _explain_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("account", metavar="ACCOUNT", help="id of an account; - for a caller without one")
+    parser.add_argument("account", metavar="ACCOUNT", help="id, NAMESPACE/ID of one elsewhere, or - for nobody")
     parser.add_argument("resource", metavar="RESOURCE", help="what would be called: service:NAME:ENDPOINT")
     add_text_output(parser)
 
@@ -382,8 +400,12 @@ def _sessions(session: Session) -> list[str]:
     return [str(one.get("id", "")) for one in found]
 
 
-def _rotate(_: argparse.Namespace, session: Session) -> int:
+def _rotate(args: argparse.Namespace, session: Session) -> int:
     kid = session.platform.auth("Keys/Rotate", {}).get("kid", "")
+    if args.output == "json":
+        found = session.platform.auth("Keys/List", {}).get("keys", [])
+        session.out.json(next((one for one in found if one.get("kid") == kid), {"kid": kid}))
+        return failures.OK
     session.out.line(f"key {kid} signs from now on; what the one before signed stays valid until the next rotation")
     return failures.OK
 
@@ -484,6 +506,6 @@ ACTIONS = (
         also="revoke session",
     ),
     Action("list keys", "list the public keys that tokens are checked with", _list_keys, add_output),
-    Action("rotate-keys", "sign with a new key from now on", _rotate),
+    Action("rotate-keys", "sign with a new key from now on", _rotate, add_text_output),
     Action("audit", "show logins and changes, the newest first", _audit, _audit_arguments),
 )

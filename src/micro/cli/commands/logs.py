@@ -66,7 +66,8 @@ def _print(reference: plan.Reference, args: argparse.Namespace, session: Session
         else:
             _show(record, several, session.out)
     if not shown:
-        session.err.line(f"{reference} has written nothing yet")
+        how = "health" if reference.name in names.CORE_SERVICES else f"status {reference}"
+        session.err.line(f"{reference} has written nothing yet; how it is: {session.micro} {how}")
     return failures.OK
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from micro.cli import asking, failures, pack
-from micro.cli.actions import Action, add_output, word
+from micro.cli.actions import Action, add_output, add_text_output, word
 from micro.cli.commands.user import namespaces
 from micro.cli.platform import WAIT
 from micro.cli.session import Session
@@ -47,9 +47,17 @@ def _limits(one: Mapping[str, Any]) -> dict[str, int]:
     return {name: int(quota.get(name, 0)) for name in _QUOTA}
 
 
+def _create_arguments(parser: argparse.ArgumentParser) -> None:
+    word("NAME", "up to 63 lower-case letters, digits and hyphens")(parser)
+    add_text_output(parser)
+
+
 def _create(args: argparse.Namespace, session: Session) -> int:
     name = names.namespace(args.name)
-    session.platform.auth("Namespaces/Create", {"name": name})
+    made = session.platform.auth("Namespaces/Create", {"name": name}).get("namespace", {})
+    if args.output == "json":
+        session.out.json(_record(made, session))
+        return failures.OK
     first = f"{session.micro_there} auth create account --namespace {name} --scopes admin NAME"
     session.out.line(f"namespace {name} created; its first account: {first}")
     return failures.OK
@@ -139,7 +147,7 @@ def _shown_size(size: int) -> str:
 ACTIONS = (
     Action("", "list the namespaces, * marks the current one", _list, add_output),
     Action("list", "list the namespaces, * marks the current one", _list, add_output),
-    Action("create", "make a namespace", _create, word("NAME", "up to 63 lower-case letters, digits and hyphens")),
+    Action("create", "make a namespace", _create, _create_arguments),
     Action(
         "delete",
         "remove a namespace",

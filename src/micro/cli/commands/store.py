@@ -31,6 +31,7 @@ def _place_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _range_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suffix", metavar="TEXT", default="", help="what keys end with")
     parser.add_argument("-l", "--limit", metavar="N", type=_count, default=0, help="how many at most [all]")
     parser.add_argument("--offset", metavar="N", type=_count, default=0, help="how many to pass over first [0]")
     parser.add_argument("--order", choices=("asc", "desc"), default="asc", help="of the keys, by their bytes [asc]")
@@ -80,7 +81,7 @@ def _range(args: argparse.Namespace) -> dict[str, Any]:
 
 def _narrowed(args: argparse.Namespace) -> bool:
     """Whether some of a table's records are asked for by their place."""
-    return bool(args.offset or args.start or args.until or args.cursor)
+    return bool(args.suffix or args.offset or args.start or args.until or args.cursor)
 
 
 def _prefix(args: argparse.Namespace) -> str | None:
@@ -118,8 +119,10 @@ def _read(args: argparse.Namespace, session: Session) -> int:
         raise failures.UsageError("KEY is missing: type micro store read KEY, or --prefix for all")
     if prefix is None and args.key and _narrowed(args):
         raise failures.UsageError(
-            "KEY is one record: leave --from, --until, --cursor and --offset out, or add --prefix"
+            "KEY is one record: leave out --suffix, --from, --until, --cursor and --offset, or add --prefix"
         )
+    if prefix and args.suffix:
+        raise failures.UsageError("read takes a prefix or a suffix; micro store list takes both")
     if prefix is None and args.key:
         request = {"key": args.key, "options": _place(args, session)}
         found = iter(session.platform.store("Store/Read", request, PATIENCE).get("records", []))
@@ -144,10 +147,11 @@ def _read(args: argparse.Namespace, session: Session) -> int:
 
 def _pages(prefix: str, args: argparse.Namespace, session: Session) -> Iterator[dict[str, Any]]:
     """All records that fit, fetched as they are needed."""
-    left, options = args.limit, _place(args, session) | _range(args) | {"prefix": True}
+    left, options = args.limit, _place(args, session) | _range(args)
+    options |= {"suffix": True} if args.suffix else {"prefix": True}
     while True:
         options["limit"] = min(left, _PAGE) if args.limit else 0
-        page = session.platform.store("Store/Read", {"key": prefix, "options": options}, PATIENCE)
+        page = session.platform.store("Store/Read", {"key": args.suffix or prefix, "options": options}, PATIENCE)
         found = page.get("records", [])
         yield from found
         left, options["cursor"], options["offset"] = left - len(found), page.get("cursor", ""), 0
@@ -174,7 +178,6 @@ def _print(data: bytes, session: Session, *, raw: bool) -> None:
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="PREFIX", nargs="?", default="", help="what keys begin with [all keys]")
     parser.add_argument("-p", "--prefix", nargs="?", const=True, metavar="PREFIX", help="the same, as a flag")
-    parser.add_argument("--suffix", metavar="TEXT", default="", help="what keys end with")
     parser.add_argument("--exact", action="store_true", help="PREFIX is a key: this one alone, if it is there")
     _range_arguments(parser)
     add_text_output(parser)
@@ -200,7 +203,7 @@ def _list(args: argparse.Namespace, session: Session) -> int:
         empty = False
         session.out.line(records.printable(key, line=True) if session.out.terminal else key)
     if empty:
-        _nothing(args, session, narrowed=bool(which or args.suffix) or _narrowed(args))
+        _nothing(args, session, narrowed=bool(which) or _narrowed(args))
     return failures.OK
 
 

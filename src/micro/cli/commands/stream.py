@@ -8,7 +8,6 @@ import json
 from micro.cli import calling, checking
 from micro.cli.commands import call
 from micro.cli.session import Session
-from micro.domain.service import StreamKind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +23,6 @@ def run(args: argparse.Namespace, session: Session) -> int:
     options = call.options_of(args, session)
     body = calling.data(args.body, session, "the request") if args.body else {}
     endpoint = calling.resolve(args.service, args.endpoint, options, session, stream=True)
-    if options.address:
-        endpoint = endpoint.__class__(
-            endpoint.name, endpoint.path, endpoint.request, endpoint.response, StreamKind.SERVER
-        )
     messages = None if args.body else calling.typed_messages(endpoint, session)
     checking.check(endpoint.request, body)
     return calling.perform(args.service, endpoint, json.dumps(body).encode("utf-8"), options, session, messages)
