@@ -75,6 +75,11 @@ class Process:
     def start(self) -> None:
         self._child = subprocess.Popen(self.argv, env={**os.environ, **self.env}, stdout=sys.stderr)
 
+    def freeze(self) -> None:
+        """It does nothing from now on."""
+        assert self._child is not None
+        self._child.send_signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         if self._child is not None:
             self._child.send_signal(signal.SIGKILL)

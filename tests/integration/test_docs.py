@@ -52,7 +52,17 @@ def matches(shown: list[str], real: str) -> bool:
 
 
 # In an order in which none sees what another has left: the page about config is followed with the tests of config.
-@pytest.mark.parametrize("page", ["docs/store.md", "docs/messaging.md", "docs/getting-started.md", "README.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "docs/store.md",
+        "docs/messaging.md",
+        "docs/getting-started.md",
+        "README.md",
+        "docs/http.md",
+        "docs/services.md",
+    ],
+)
 def test_the_transcripts_of_a_page(page: str, world: worlds.World, tmp_path: Path) -> None:
     follow(page, world, tmp_path)
 
@@ -187,6 +197,7 @@ def test_an_order_is_mailed_though_the_mailer_comes_later(world: worlds.World) -
 
 
 def test_consumers_go_on_when_events_was_away(world: worlds.World) -> None:
+    world.cli("events", "retain", "away", "--age", "7d", "--create")
     consuming = {
         group: subprocess.Popen(
             [worlds.MICRO, "events", "consume", "away", "-o", "json", *(["-g", group] if group else [])],
@@ -209,10 +220,11 @@ def test_consumers_go_on_when_events_was_away(world: worlds.World) -> None:
                 while told["offset"] < number:  # what was acknowledged a moment before the crash comes again
                     told = json.loads(one.stdout.readline())
                 assert (told["offset"], told["payload"], told["attempt"]) == (number, number, 1)
-            before = world.processes()["events"]
-            os.kill(before, signal.SIGKILL)
-            assert worlds.eventually(lambda before=before: world.processes().get("events") not in (None, before))
-            world.cli("health", "--wait", "30")
+            os.kill(world.processes()["events"], signal.SIGKILL)
+            for said in ("waiting for the server at ", "the server is back"):
+                for one in consuming.values():
+                    assert one.stderr is not None
+                    assert one.stderr.readline().startswith(said)
         for one in consuming.values():
             one.send_signal(signal.SIGINT)
             assert one.wait(30) == 130

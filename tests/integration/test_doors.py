@@ -124,7 +124,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_sent(world: worlds.Wor
     with socket.create_connection((host, int(port)), 10) as connection:
         connection.sendall(head.encode())
         answer = connection.recv(65536).decode()
-    assert answer.startswith("HTTP/1.1 429")
+    assert answer.startswith("HTTP/1.1 413")
     assert '"code":"resource_exhausted"' in answer
 
 

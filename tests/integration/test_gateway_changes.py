@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 
+import grpc
 from gateway_world import Counted, registration, world
 
 from micro.backends.envoy.bootstrap import Limits
@@ -119,6 +120,20 @@ async def test_a_killed_instance_fails_only_what_it_had_begun(tmp_path):
         assert len(load.failures) <= load.connections, "one request a connection can have been inside"
         for failure in load.failures:
             assert failure.startswith('503 {"code":"unavailable"')
+
+
+async def test_calls_of_an_instance_that_hangs_end_and_it_is_left_out(tmp_path):
+    async with world(tmp_path, "proxy") as made:
+        one, two = await asyncio.gather(made.instance("one"), made.instance("two"))
+        await made.routed([registration("hello", address, timeout=0.0) for address in (one, two)])
+        assert {(await made.call("proxy", "/hello.Hello/Call"))["instance"] for _ in range(4)} == {"one", "two"}
+        made.processes["one"].freeze()
+        calls = [made.call("proxy", "/hello.Hello/Call", timeout=120) for _ in range(8)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        lost = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+        assert 2 <= len(lost) <= 6, answers
+        assert {error.code() for error in lost} == {grpc.StatusCode.UNAVAILABLE}
+        assert {(await made.call("proxy", "/hello.Hello/Call"))["instance"] for _ in range(4)} == {"two"}
 
 
 async def test_the_control_plane_dies_and_returns_and_traffic_never_notices(tmp_path):

@@ -97,6 +97,37 @@ def test_grpc_goes_by_header_or_token(world: Identities, ann: Member, bob: Membe
         assert done.returncode == code, done.stderr
 
 
+def test_who_is_let_in_from_elsewhere_calls_what_its_registry_does_not_show(world: Identities, tmp_path: Path) -> None:
+    carol = world.member("micro", "carol")
+    with worlds.world(tmp_path) as home:
+        home.cli("env", "add", "there", world.world.proxy)
+        home.cli("env", "set", "there")
+        home.cli("login", "--username", "carol", "--password-stdin", stdin=f"{carol.secret}\n")
+
+        def called(*words: str) -> list[str]:
+            done = home.cli("--namespace", "acme", *words, check=False)
+            return [json.loads(line)["account"] for line in done.stdout.splitlines()] if done.returncode == 0 else []
+
+        assert "may not call" in home.cli("--namespace", "acme", "call", "who", "Who.Me", check=False).stderr
+        why = ("auth", "explain", "micro/carol", "service:who:Who.Me", "--namespace", "acme")
+        assert world.world.cli(*why).stdout.startswith("denied: no rule is about micro/carol")
+        world.rule("acme", "guests", "service:who:*", "+", priority=3)
+        assert worlds.eventually(lambda: called("call", "who", "Who.Me", "-o", "raw"), 5) == ["micro/carol"]
+        assert called("call", "who", "/who.Who/Me", "{}", "-o", "raw") == ["micro/carol"]
+        assert called("who", "me", "--data", "{}", "-o", "raw") == ["micro/carol"]
+        assert called("stream", "who", "Who.Many", "-o", "raw") == ["micro/carol"] * 3
+        assert world.world.cli(*why).stdout.startswith("allowed: rule 'guests'")
+        assert home.cli("--namespace", "acme", "call", "who", "Who.Many").stdout.count("micro/carol") == 3
+        for words, code, said in (
+            (["call", "who", "Who.Nothing"], 127, "who has no endpoint at /who/Who/Nothing"),
+            (["stream", "who", "Nothing"], 127, "who has no endpoint at /who/Who/Nothing"),
+            (["who", "me", "--name=x"], 2, "give JSON, micro --namespace acme call who me"),
+        ):
+            done = home.cli("--namespace", "acme", *words, check=False)
+            assert (done.returncode, said in done.stderr, len(done.stderr.splitlines())) == (code, True, 1), done
+        world.forget("acme", "guests")
+
+
 def test_a_token_of_another_namespace_is_refused_unless_it_is_the_platforms(
     world: Identities, ann: Member, bob: Member
 ) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,6 +128,58 @@ def test_services_come_back_with_the_server_and_a_server_beside_it_notices_nothi
         assert os.access(other.layout.logs, os.R_OK)
 
 
+STUBBORN = """
+import asyncio
+from micro import Service
+from proto.helloworld_connect import Helloworld
+from proto.helloworld_pb import Response
+
+class Handler(Helloworld):
+    async def call(self, request, ctx):
+        print("asked")
+        await asyncio.Event().wait()
+
+    async def follow(self, request, ctx):
+        yield Response(msg="begun")
+        await asyncio.Event().wait()
+
+app = Service("helloworld", Handler(), timeout=0)
+
+@app.on_stop
+async def linger():
+    await asyncio.Event().wait()
+"""
+
+
+def test_a_service_that_does_not_let_go_does_not_keep_the_server_from_ending_in_ten_seconds(tmp_path: Path) -> None:
+    stream = " rpc Follow(Request) returns (stream Response); }"
+    with worlds.world(tmp_path) as stubborn, ThreadPoolExecutor(1) as callers:
+        stubborn.start()
+        proto = worlds.PROTO.replace("returns (Response); }", f"returns (Response);{stream}")
+        stubborn.cli("run", str(stubborn.service(source=STUBBORN, proto=proto)))
+        hanging = callers.submit(ask, stubborn, "/helloworld/call")
+        assert worlds.eventually(lambda: "asked" in stubborn.cli("logs", "helloworld").stdout)
+        with ask(stubborn, "/helloworld/follow") as following:
+            assert "begun" in following.readline().decode()
+            pids = stubborn.processes()
+            before = time.monotonic()
+            assert stubborn.stop(signal.SIGTERM) == 0
+            assert time.monotonic() - before < 10
+        assert not [name for name, pid in pids.items() if worlds.alive(pid)]
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            hanging.result()
+        assert errors_of(stubborn) == []
+
+
+def ask(world: worlds.World, path: str) -> http.client.HTTPResponse:
+    """The begin of an answer."""
+    json_body = {"content-type": "application/json"}
+    answer: http.client.HTTPResponse = urllib.request.urlopen(
+        urllib.request.Request(f"http://{world.api}{path}", b"{}", json_body), timeout=60
+    )
+    return answer
+
+
 def test_a_server_ends_without_a_trace(world: worlds.World) -> None:
     pids = world.processes()
     before = time.monotonic()
@@ -133,6 +189,16 @@ def test_a_server_ends_without_a_trace(world: worlds.World) -> None:
     assert not world.layout.state.exists()
     assert world.processes() == {}
     assert "Traceback" not in world.output()
+    # The others follow what registry and auth tell: those streams are open until the end.
+    assert errors_of(world) == []
+
+
+def errors_of(world: worlds.World) -> list[str]:
+    """What the core processes logged as errors, with whose log it is."""
+    lines = (
+        (log.stem, line) for log in (world.layout.logs / "core").iterdir() for line in log.read_text().splitlines()
+    )
+    return [f"{unit}: {line}" for unit, line in lines if json.loads(line)["level"] in ("error", "critical")]
 
 
 def running(world: worlds.World) -> tuple[str, str, int] | None:

@@ -101,6 +101,11 @@ class _Traffic:
         return
 
 
+class _Lively:
+    async def answered(self, address: str) -> None:
+        return
+
+
 class _Admin:
     async def drain(self) -> None:
         return
@@ -154,6 +159,7 @@ class World:
             command=lambda python, folder, address, admin: Command((str(python), address), {}),
             admin_socket=lambda process: home / "run" / process,
             admin=lambda socket: _Admin(),
+            liveness=_Lively(),
             settings=RuntimeSettings("127.0.0.1:9", settle=0),
             environ={},
         )

@@ -16,7 +16,7 @@ from micro.ports.announcements import RUNTIME, Announcements, Silent
 from micro.ports.builder import Builder
 from micro.ports.free_address import free_address
 from micro.ports.launcher import Launcher, ProcessInfo
-from micro.ports.runtime import Drainable, Logs, Sources, Traffic, WorkloadStore
+from micro.ports.runtime import Drainable, Liveness, Logs, Sources, Traffic, WorkloadStore
 from micro.rpc.asgi_server import Command
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,17 @@ class RuntimeSettings:
     reconcile: float = 5.0
     """Seconds between looks at which processes really run."""
 
+    probe: float = 5.0
+    """Seconds between questions whether an instance answers."""
+
+    silent: float = 3.0
+    """Seconds without an answer after which requests go to the other instances: more than a busy event loop takes when
+    all is well, and less than callers wait."""
+
+    hung: float = 30.0
+    """Seconds without any answer after which an instance is started again: far more than code takes that keeps all
+    else waiting, which ends by itself."""
+
     upkeep: float = 600.0
     """Seconds between looks for uploads and output that nobody needs any more."""
 
@@ -74,6 +85,7 @@ class Host:
         command: makes what to execute from interpreter, folder, address and admin socket; may block.
         admin_socket: path of a process's admin socket, by process id.
         admin: what drains the process behind an admin socket.
+        liveness: what asks instances whether they live.
         environ: the environment of the server, of which processes get what is harmless.
         host: address that services listen on.
         announcements: who hears what becomes of services.
@@ -89,6 +101,7 @@ class Host:
     command: Callable[[Path, Path, str, Path], Command]
     admin_socket: Callable[[str], Path]
     admin: Callable[[Path], Drainable]
+    liveness: Liveness
     settings: RuntimeSettings
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     host: str = "127.0.0.1"
@@ -161,14 +174,17 @@ class Exits:
         """Look every few seconds at what runs, for ever: an end that the watch missed is noticed late, not never, and
         a process of ours that nobody knows is ended."""
         strangers: set[str] = set()
+        missing: set[str] = set()
         while True:
             await asyncio.sleep(self._host.settings.reconcile)
             try:
                 expected = {process_id for process_id in self._started if not self._expected[process_id].done()}
                 running = {info.id: info for info in await self._host.launcher.list()}
-                for process_id in expected - running.keys():
+                absent = expected - running.keys()
+                for process_id in absent & missing:  # twice: word of its end may be on its way
                     _log.warning("%s has ended unseen", process_id)
                     self._ended(ProcessInfo(process_id, 0, {}, 255, ("its end was not seen",)))
+                missing = absent
                 unknown = {i for i, info in running.items() if info.labels.get(KIND) == SERVICE} - self._expected.keys()
                 for process_id in unknown & strangers:
                     _log.warning("%s runs and should not: it is ended", process_id)

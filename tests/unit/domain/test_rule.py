@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from micro.domain import errors, rule
+from micro.domain import errors, names, rule
 from micro.domain.account import Account
 from micro.domain.rule import Access, Decision, Resource, Rule, Rules, allowed, decide, ordered
 
@@ -145,12 +145,30 @@ def test_the_built_in_rule_is_below_all_that_can_be_stored() -> None:
         (Rule("a", NAMESPACE, resource=Resource("service", "*a", "*")), "resource"),
         (Rule("a", NAMESPACE, resource=Resource("service", "a", "a**")), "resource"),
         (Rule("a", NAMESPACE, resource=Resource("service", "a", "ü")), "resource"),
+        (
+            Rule("a", NAMESPACE, resource=Resource("service", "events", "*")),
+            "micro auth explain ACCOUNT service:events:",
+        ),
+        (Rule("a", NAMESPACE, resource=Resource("*", "Store", "Store.Read")), "Store is the platform's own"),
+        (Rule("a", NAMESPACE, resource=Resource("service", "auth.*", "*")), "rules are about users' services"),
     ],
 )
 def test_what_is_no_rule_is_not_stored(broken: Rule, word: str) -> None:
     with pytest.raises(errors.Error, match=word.replace("*", r"\*")) as caught:
         rule.checked(broken)
     assert caught.value.kind is errors.Kind.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("name", [*names.CORE_SERVICES, "nats.jobs"])
+def test_no_rule_is_about_one_of_the_platforms_own_services(name: str) -> None:
+    with pytest.raises(errors.Error, match="the platform's own"):
+        rule.checked(Rule("a", NAMESPACE, resource=Resource("service", name, "*")))
+
+
+@pytest.mark.parametrize("name", ["*", "events*", "eventful", "my-store", "store-of-books", "bookstore"])
+def test_a_rule_may_be_about_users_services_whatever_their_names_share(name: str) -> None:
+    made = Rule("a", NAMESPACE, resource=Resource("service", name, "*"))
+    assert rule.checked(made) is made
 
 
 @given(st.text(max_size=300))
@@ -344,3 +362,7 @@ def test_of_two_rules_with_one_id_the_later_counts() -> None:
     one, other = replace(granted(), id="same"), replace(denied(), id="same")
     assert list(Rules([one, other])) == [other]
     assert not Rules([one, other]).decide(None, HELLO).allowed
+
+
+def test_the_built_in_rule_says_that_it_has_the_lowest_priority() -> None:
+    assert str(rule.built_in("shop", public=False)).endswith("may call *:*:*, lowest priority")

@@ -82,7 +82,7 @@ def test_every_state_can_be_left_for_the_end() -> None:
         (143, ["Traceback (most recent call last):"], "exit status 143 (SIGTERM)"),
         (255, ["its end was not seen"], "exit status 255"),
         (1, [], "exit status 1, without any output"),
-        (3, ["no space left", ""], "exit status 3: no space left"),
+        (3, ["no space left", ""], "exit status 3, its last line: no space left"),
     ],
 )
 def test_why_a_process_ended(status: int, tail: list[str], expected: str) -> None:
@@ -157,7 +157,7 @@ def test_what_envoy_says_of_its_filters_is_left_out_also_without_an_exception() 
         "Failed to create filter config: Failed to initialize dynamic module network filter config",
         "",
     ]
-    assert workload.exit_reason(1, tail) == "exit status 1: no database"
+    assert workload.exit_reason(1, tail) == "exit status 1, its last line: no database"
     assert workload.told("hello", "why", tail) == "hello: why\nno database"
     assert workload.story(["I say: Failed to create filter config", "  and so on"]) == (
         "I say: Failed to create filter config",
@@ -248,21 +248,24 @@ def test_one_line_that_says_all_is_the_reason() -> None:
         f"hello did not start: {line}",
         "hello from main",
     ]
-    assert workload.told("hello", "exit status 1: no database", ["no database"]) == "hello: exit status 1: no database"
+    assert workload.told("hello", "exit status 1: NameError", ["NameError"]) == "hello: exit status 1: NameError"
 
 
 @pytest.mark.parametrize("status", [1, 3])
 def test_an_exception_that_a_call_was_answered_with_ended_nothing(status: int) -> None:
     for tail in (ANSWERED, ("hello", *ANSWERED)):
         reason = workload.exit_reason(status, tail, "/srv/hello", served=True)
-        assert reason == f"exit status {status}" + (": hello" if tail[0] == "hello" else "")
+        assert reason == f"exit status {status}" + (", its last line: hello" if tail[0] == "hello" else "")
         assert "KeyError" not in workload.told("hello", reason, tail)
-    assert workload.exit_reason(status, [*ANSWERED, "no space left"]) == f"exit status {status}: no space left"
+    assert (
+        workload.exit_reason(status, [*ANSWERED, "no space left"])
+        == f"exit status {status}, its last line: no space left"
+    )
 
 
 def test_an_exception_of_an_event_s_handler_ended_nothing() -> None:
     tail = ["orders failed at event 7, try 2: KeyError", *ANSWERED[1:], "bye"]
-    assert workload.exit_reason(1, tail, served=True) == "exit status 1: bye"
+    assert workload.exit_reason(1, tail, served=True) == "exit status 1, its last line: bye"
     assert workload.outlived([tail[0], "bye"]) == (tail[0], "bye")
 
 
@@ -279,7 +282,7 @@ def test_only_status_one_is_that_of_an_exception() -> None:
 
 def test_what_was_logged_before_the_last_words_of_a_service_that_ran_is_not_what_ended_it() -> None:
     tail = [*DIED, "out of ideas"]
-    assert workload.exit_reason(1, tail, "/srv/hello", served=True) == "exit status 1: out of ideas"
+    assert workload.exit_reason(1, tail, "/srv/hello", served=True) == "exit status 1, its last line: out of ideas"
     assert workload.exit_reason(1, tail, "/srv/hello") == "OSError: gone (main.py, line 9)"
     assert workload.story(tail) == tuple(tail)
 
@@ -291,11 +294,21 @@ def test_a_traceback_whose_begin_is_lost_ended_only_what_never_ran() -> None:
     assert workload.exit_reason(1, tail, "/srv/hello") == "KeyError: 'b' (main.py, line 28)"
 
 
-@pytest.mark.parametrize("env", [{"MICRO_X": "1"}, {"": "1"}, {"A B": "1"}, {"A": "\0"}, {"1A": ""}])
+@pytest.mark.parametrize(
+    "env", [{"MICRO_X": "1"}, {"": "1"}, {"A B": "1"}, {"A": "\0"}, {"1A": ""}, {"MICRO_LOG_LEVEL": "loud"}]
+)
 def test_variables_that_cannot_be_set(env: dict[str, str]) -> None:
     with pytest.raises(Error) as caught:
         workload.environment(env)
     assert caught.value.kind is Kind.INVALID_ARGUMENT
+
+
+def test_of_the_platforms_variables_the_level_of_the_log_is_the_users() -> None:
+    assert workload.environment({"MICRO_LOG_LEVEL": "debug", "A": "b"}) == {"MICRO_LOG_LEVEL": "debug", "A": "b"}
+    with pytest.raises(Error, match="use one of debug, info, warning, error"):
+        workload.environment({"MICRO_LOG_LEVEL": "DEBUG"})
+    with pytest.raises(Error, match="MICRO_HOME cannot be set: of those that begin with MICRO_, MICRO_LOG_LEVEL can"):
+        workload.environment({"MICRO_HOME": "/"})
 
 
 def test_a_workload_is_shown_as_users_name_it() -> None:

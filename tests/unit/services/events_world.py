@@ -1,4 +1,4 @@
-"""Event streams to try out, over memory: the handlers, and consumers that talk to them."""
+"""Event streams to try out, over memory or another backend: the handlers, and consumers that talk to them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from callers import calling, robot, user
 from micro.backends.memory.events import MemoryEvents
 from micro.domain.account import Account
 from micro.domain.namespace import Quota
+from micro.ports.events import Events
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.wkt import oneof
 from micro.services._events_topics import Topics
@@ -87,8 +88,8 @@ class Consumer:
 
 
 class World:
-    def __init__(self, quota: Quota | None = None, events: MemoryEvents | None = None) -> None:
-        self.events = events or MemoryEvents()
+    def __init__(self, quota: Quota | None = None, events: Events | None = None) -> None:
+        self.events: Any = events or MemoryEvents()
         self.topics = Topics(self.events, lambda namespace: namespace != "nowhere", quota=lambda namespace: quota)
         self.stream, self.reads = StreamHandler(self.topics), EventsHandler(self.topics)
         self.logs, self.groups = TopicsHandler(self.topics), GroupsHandler(self.topics)
@@ -131,7 +132,7 @@ class World:
 
 
 @asynccontextmanager
-async def world(quota: Quota | None = None, events: MemoryEvents | None = None) -> AsyncIterator[World]:
+async def world(quota: Quota | None = None, events: Events | None = None) -> AsyncIterator[World]:
     made = World(quota, events)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(made._stack.aclose)

@@ -73,6 +73,12 @@ class FakeTraffic:
         self.changed.set()
         self.changed = asyncio.Event()
 
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Return once that is so."""
+        async with asyncio.timeout(10):
+            while not true():
+                await self.changed.wait()
+
     async def registered(self, namespace: str, name: str, node_id: str) -> int:
         while node_id not in self.nodes:
             await self.changed.wait()
@@ -109,12 +115,33 @@ class FakeAdmin:
         return True
 
 
+class FakeLiveness:
+    """Every instance answers, but those at the addresses that are silent."""
+
+    def __init__(self) -> None:
+        self.silent: set[str] = set()
+        self.asked: set[str] = set()
+        self.changed = asyncio.Event()
+
+    def hush(self, *addresses: str) -> None:
+        """From now on these do not answer, and all others do."""
+        self.silent = set(addresses)
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def answered(self, address: str) -> None:
+        self.asked.add(address)
+        while address in self.silent:
+            await self.changed.wait()
+
+
 @dataclass
 class World:
     """A host whose processes are fakes, and the runtime on it."""
 
     home: Path
     traffic: FakeTraffic = field(default_factory=FakeTraffic)
+    liveness: FakeLiveness = field(default_factory=FakeLiveness)
     builder: MemoryBuilder = field(default_factory=MemoryBuilder)
     accounts: MemoryAccounts = field(default_factory=MemoryAccounts)
     quotas: dict[str, Quota] = field(default_factory=lambda: {"micro": Quota(), "shop": Quota()})
@@ -152,6 +179,7 @@ class World:
             ),
             admin_socket=lambda process_id: self.home / "run" / process_id,
             admin=lambda socket: FakeAdmin(self.traffic, socket),
+            liveness=self.liveness,
             settings=self.settings,
             environ={"PATH": "/bin", "LD_PRELOAD": "libpython.so", "MICRO_HOME": "/nowhere"},
             announcements=self.announcements,

@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
-from auth_world import World, refusal, refused, running
+from auth_world import ADMIN, World, refusal, refused, running
 
 from micro.backends.argon.secrets import ArgonHasher
+from micro.backends.memory.identity import MemoryIdentity
 from micro.domain.errors import Kind
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.services import _auth_caller as caller
 from micro.services import auth_attempts
+from micro.services._auth_messages import rfc3339
 from micro.services._auth_turns import AT_ONCE, EACH
 from micro.services.auth_attempts import Allowance, Attempts
+from micro.services.auth_lockouts import ACTION, COUNTED
 from micro.testing.clock import FakeClock
 
 
@@ -221,6 +225,104 @@ async def test_made_up_ids_do_not_fill_the_audit_log(world: World) -> None:
         await refused(world.login(f"nobody-{number}", "wrong-secret", address=f"192.0.2.{number}"))
     await world.generate("last")
     assert sum(action == "login" for _, action, _, _ in await world.audit()) == 20
+
+
+async def lockouts(world: World) -> list[tuple[str, str, str]]:
+    """Target, address and outcome, the oldest first."""
+    response = await world.call("Audit/List", pb.AuditListRequest(namespace="*", limit=1000), ADMIN)
+    found = [entry for entry in response.entries if entry.action == ACTION]
+    return [(entry.target, entry.address, entry.outcome) for entry in reversed(found)]
+
+
+async def guesses(world: World, count: int, account: str = "ann", address: str = "203.0.113.9") -> None:
+    for _ in range(count):
+        await refused(world.login(account, "guess", address=address))
+
+
+async def test_attempts_that_are_refused_unheard_are_one_line_of_the_audit_log(world: World) -> None:
+    await world.generate("ann", name="Ann")
+    await guesses(world, 8)
+    assert (await world.audit())[-6:] == [("", "login", "micro/ann", "refused")] * 5 + [
+        ("", ACTION, "micro/ann", "3 refused")
+    ]
+    await guesses(world, 2, "Ann")
+    world.clock.jump(30.0)
+    await guesses(world, 1, "ann")
+    await guesses(world, 4, "ann", address="198.51.100.1")
+    await world.generate("bob")
+    told = [("micro/ann", "203.0.113.9", "3 refused"), ("micro/ann", "198.51.100.1", "4 refused")]
+    assert await lockouts(world) == told
+    assert await lockouts(world) == told, "once"
+
+
+async def test_a_lockout_that_is_over_is_recorded_with_the_next_login_and_the_last_when_auth_stops() -> None:
+    store = MemoryIdentity()
+
+    async def recorded() -> list[str]:
+        return [entry.outcome for entry in await store.audit() if entry.action == ACTION]
+
+    async with running(store) as world:
+        secret = await world.generate("bob")
+        await world.generate("ann")
+        await guesses(world, 8)
+        await world.login("bob", secret)
+        assert await recorded() == []
+        world.clock.jump(1.0)
+        await world.login("bob", secret)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await recorded() == ["3 refused"]
+        await guesses(world, 3)
+        assert await recorded() == ["3 refused"]
+    assert await recorded() == ["2 refused", "3 refused"]
+
+
+async def test_an_address_that_has_to_wait_is_one_line_too_and_says_no_id(world: World) -> None:
+    for number in range(25):
+        await refused(world.login(f"nobody-{number}", "guess", address="2001:db8::1"))
+    await refused(world.login("my-secret", "guess", "shop", address="2001:db8::2"))
+    assert await lockouts(world) == [
+        ("micro/?", "2001:db8::1", "5 refused"),
+        ("shop/?", "2001:db8::2", "1 refused"),
+    ]
+
+
+async def test_no_number_of_lockouts_fills_the_audit_log_or_the_memory(world: World) -> None:
+    for number in range(60):
+        await guesses(world, 6, f"nobody-{number}", address=f"192.0.2.{number}")
+    assert len(await lockouts(world)) == 20
+    world.clock.jump(60.0)
+    counted = world.service._lockouts
+    for number in range(3 * COUNTED):
+        counted.refused(f"micro/nobody-{number}", "192.0.2.1", 5.0, 0.0)
+    assert len(counted._counted) == COUNTED + 1
+
+
+async def test_the_audit_log_is_read_in_pages_and_by_time(world: World) -> None:
+    for number in range(7):
+        await world.generate(f"ann{number}")
+        world.wall.seconds += 60.0
+    begun = world.wall.seconds - 7 * 60.0
+
+    async def read(**request: Any) -> pb.AuditListResponse:
+        response: pb.AuditListResponse = await world.call("Audit/List", pb.AuditListRequest(**request), ADMIN)
+        return response
+
+    told: list[str] = []
+    cursor = ""
+    while True:
+        page = await read(limit=3, cursor=cursor)
+        told += [entry.target for entry in page.entries if entry.action == "account.create"]
+        if not (cursor := page.next):
+            break
+        assert len(page.entries) == 3
+    assert told == [f"micro/ann{number}" for number in reversed(range(7))]
+
+    of_a_time = await read(since=rfc3339(begun + 120), until=rfc3339(begun + 240))
+    assert [entry.target for entry in of_a_time.entries] == ["micro/ann3", "micro/ann2"]
+    assert of_a_time.next == ""
+    for wrong in ({"cursor": "nonsense"}, {"since": "yesterday"}, {"until": "2026-01-31"}, {"limit": -1}):
+        assert await refused(read(**wrong)) is Kind.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(

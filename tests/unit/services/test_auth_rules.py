@@ -8,7 +8,7 @@ from auth_world import ADMIN, SHOPKEEPER, World, refused, robot, running
 
 from micro.domain.account import Account
 from micro.domain.errors import Kind
-from micro.domain.rule import Resource
+from micro.domain.rule import Access, Resource, Rule
 from micro.rpc.gen.micro.auth.v1 import auth_pb as pb
 from micro.services import auth_rules
 
@@ -151,6 +151,81 @@ async def test_explain_knows_that_rules_are_not_about_core_services(world: World
     assert (await explain("service:runtime:Runtime.Read"))[0] is True
     assert (await explain("service:registry:Registry.Register", "registry", ADMIN))[0] is True
     assert await explain("service:auth:Auth.Nothing") == (False, "denied: service auth has no endpoint Auth.Nothing")
+    assert await explain("service:Events:stream.publish") == (
+        True,
+        "events Stream.Publish is for an account of the namespace; the platform says so, and no rule changes it",
+    )
+    assert await explain("service:events:Delete") == (
+        False,
+        "denied: service events has no endpoint Delete: it has Topics.Delete, Groups.Delete",
+    )
+    assert await explain("service:events:Topics.Delete") == (
+        False,
+        (
+            "denied: events Topics.Delete needs the admin scope in namespace shop: shop/ann lacks it; "
+            "the platform says so, and no rule changes it"
+        ),
+    )
+
+
+async def test_explain_speaks_of_accounts_of_other_namespaces(world: World) -> None:
+    await world.generate("ann", namespace="shop", scopes=["buyer"])
+    await world.generate("bob", scopes=["admin"])
+    await world.generate("bill", scopes=["buyer"])
+    await world.call("Namespaces/Create", pb.NamespacesCreateRequest(name="farm"), ADMIN)
+    await create(world, rule("guests", "+", "service:books:Books.Find"))
+    await create(world, rule("buyers", "buyer", "service:books:*"))
+
+    async def explain(account: str, endpoint: str, by: Account = ADMIN, namespace: str = "shop") -> tuple[bool, str]:
+        resource = f"service:books:Books.{endpoint}"
+        request = pb.ExplainRequest(account=account, resource=resource, namespace=namespace)
+        found = await world.call("Auth/Explain", request, by)
+        return found.allowed, found.reason
+
+    assert (await explain("ann", "Buy")) == (await explain("shop/ann", "Buy"))
+    policy = world.told("shop")
+    for called, scopes in (("bob", {"admin"}), ("bill", {"buyer"})):
+        account = Account(called, "micro", scopes=frozenset(scopes))
+        for endpoint in ("Buy", "Find"):
+            allowed, reason = await explain(f"micro/{called}", endpoint)
+            assert allowed == policy.decide(account, Resource("service", "books", f"Books.{endpoint}")).allowed
+            assert reason.endswith(f"micro/{called}") or "denied: no rule is about" in reason
+    assert (await explain("shop/ann", "Buy", namespace="micro"))[0] is False
+    assert await refused(explain("farm/nobody", "Buy")) is Kind.NOT_FOUND
+
+    # Who administers the namespace alone is told what its rules say, and nothing of others' accounts.
+    for called in ("farm/nobody", "nowhere/nobody"):
+        assert (await explain(called, "Find", SHOPKEEPER))[0] is True
+        assert await explain(called, "Buy", SHOPKEEPER) == (False, f"denied: no rule is about {called} there")
+    assert await explain("micro/bob", "Buy", SHOPKEEPER) == (
+        False,
+        "denied: no rule is about micro/bob there; as an admin of micro it would count as one of shop",
+    )
+    for wrong in ("a/b/c", "/ann", "farm/", "farm/no body"):
+        assert await refused(explain(wrong, "Buy", SHOPKEEPER)) in (Kind.INVALID_ARGUMENT, Kind.NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    "resource", ["service:events:*", "service:Store:Store.Read", "*:auth:*", "service:runtime.*:*"]
+)
+async def test_a_rule_about_one_of_the_platforms_own_services_is_refused(world: World, resource: str) -> None:
+    """It would say something, and change nothing."""
+    closed = rule("closed", resource=resource, access=pb.Access.DENIED)
+    assert await refused(create(world, closed)) is Kind.INVALID_ARGUMENT
+    await create(world, rule("closed", resource="service:books:*"))
+    updated = world.call("Rules/Update", pb.RulesUpdateRequest(rule=closed), SHOPKEEPER)
+    assert await refused(updated) is Kind.INVALID_ARGUMENT
+    (kept, _) = (await world.call("Rules/List", pb.RulesListRequest(), SHOPKEEPER)).rules
+    assert (kept.id, kept.resource.name) == ("closed", "books")
+
+
+async def test_a_rule_of_an_earlier_release_about_the_platform_is_shown_and_removed(world: World) -> None:
+    old = Rule("closed", "shop", resource=Resource("service", "events", "*"), access=Access.DENIED)
+    await world.store.create_rule(old)
+    async with running(world.store) as restarted:
+        assert await listed(restarted) == ["closed", "default"]
+        await restarted.call("Rules/Delete", pb.RulesDeleteRequest(id="closed"), SHOPKEEPER)
+        assert await listed(restarted) == ["default"]
 
 
 @pytest.mark.parametrize("resource", ["", "books", "service:books", "service:*:Books.Buy", "service:books:a:b"])

@@ -1,11 +1,15 @@
-"""Whatever is asked of event streams: an answer, or an error that says what is wrong, and then nothing has changed."""
+"""Whatever is asked of event streams: an answer, or an error that says what is wrong, and then nothing has changed.
+
+Over memory, and over NATS, which has limits and words of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,14 +18,21 @@ from events_world import ANN, SHOP, World, world
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from micro.backends.nats._connection import Connection
+from micro.backends.nats.events import NatsEvents
 from micro.domain.errors import Error, Kind
+from micro.ports.events import no_topic
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.wkt import Timestamp, oneof
+from micro.testing.nats import NatsChild, nats_child
 
+Worlds = Callable[[], AbstractAsyncContextManager[World]]
 REFUSED = {Kind.INVALID_ARGUMENT, Kind.NOT_FOUND, Kind.PERMISSION_DENIED}
 INT32, INT64 = some.integers(-(2**31), 2**31 - 1), some.integers(-(2**63), 2**63 - 1)
 names = some.one_of(
-    some.sampled_from(["orders", "orders.*", ">", "", ".", "a..b", "micro.auth", "a" * 256, "späť", "a b", "x\n"]),
+    some.sampled_from(
+        ["orders", "absent", "orders.*", ">", "", ".", "a..b", "micro.auth", "a" * 256, "späť", "a b", "x\n"]
+    ),
     some.text(max_size=8),
 )
 groups = some.one_of(some.sampled_from(["g", "g.h", "", "*", "g" * 64]), some.text(max_size=4))
@@ -137,12 +148,34 @@ async def refused(w: World, act: Callable[[], Awaitable[Any]]) -> bool:
         assert found.message
         assert "\n" not in found.message
         assert len(found.message) < 400
+        assert "events' state" not in found.message  # those are a backend's words
         assert await state(w) == before
     return found is not None
 
 
-async def _all(requests: list[Any]) -> None:
-    async with world() as w:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsChild]:
+    with nats_child(tmp_path_factory.mktemp("nats")) as child:
+        yield child
+
+
+def over(server: NatsChild) -> Worlds:
+    """Worlds over NATS, each of which finds nothing there."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[World]:
+        async with AsyncExitStack() as stack:
+            connection = Connection(server.address)
+            await connection.start(stack)
+            events = NatsEvents(connection)
+            stack.push_async_callback(events.drop, "shop")
+            yield await stack.enter_async_context(world(events=events))
+
+    return opened
+
+
+async def _all(worlds: Worlds, requests: list[Any]) -> None:
+    async with worlds() as w:
         await w.publish("1")
         for request in requests:
             await refused(w, lambda request=request: handler(w, request)(request, calling(ANN)))
@@ -151,11 +184,17 @@ async def _all(requests: list[Any]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(some.lists(reads | writes, min_size=1, max_size=4))
 def test_any_request_is_answered_or_refused(requests: list[Any]) -> None:
-    asyncio.run(_all(requests))
+    asyncio.run(_all(world, requests))
 
 
-async def _consume(first: pb.ConsumeRequest, said: list[pb.ConsumeRequest]) -> None:
-    async with world() as w:
+@settings(max_examples=100, deadline=None)
+@given(requests=some.lists(reads | writes, min_size=1, max_size=8))
+def test_any_request_is_answered_or_refused_over_nats(server: NatsChild, requests: list[Any]) -> None:
+    asyncio.run(_all(over(server), requests))
+
+
+async def _consume(worlds: Worlds, first: pb.ConsumeRequest, said: list[pb.ConsumeRequest]) -> None:
+    async with worlds() as w:
         await w.publish("1", "2")
         consumer = w.open()
         consumer._said.get_nowait()
@@ -175,7 +214,49 @@ async def _consume(first: pb.ConsumeRequest, said: list[pb.ConsumeRequest]) -> N
 @given(firsts, some.lists(nexts, max_size=2))
 def test_any_consumer_is_served_or_refused(first: pb.ConsumeRequest, said: list[pb.ConsumeRequest]) -> None:
     first.auto_ack = False
-    asyncio.run(_consume(first, said))
+    asyncio.run(_consume(world, first, said))
+
+
+@settings(max_examples=60, deadline=None)
+@given(first=firsts, said=some.lists(nexts, max_size=2))
+def test_any_consumer_is_served_or_refused_over_nats(
+    server: NatsChild, first: pb.ConsumeRequest, said: list[pb.ConsumeRequest]
+) -> None:
+    first.auto_ack = False
+    asyncio.run(_consume(over(server), first, said))
+
+
+PLACES = [("new", True), ("all", True), ("offset", 1), ("offset", 7), ("time", Timestamp(seconds=1)), None]
+STARTS = [pb.Start(at=oneof(*place)) if place else None for place in PLACES]
+
+
+@pytest.mark.parametrize("backend", ["memory", "nats"])
+async def test_whatever_is_asked_of_a_topic_that_is_not_there_has_one_answer(server: NatsChild, backend: str) -> None:
+    named = {"topic": "nothing", "group": "g"}
+    asked = [
+        *(pb.ReadRequest(topic="nothing", from_=start) for start in STARTS),
+        *(pb.GroupsResetRequest(to=start, **named) for start in STARTS if start is not None),
+        pb.TopicsInfoRequest(topic="nothing"),
+        pb.GroupsListRequest(topic="nothing"),
+        pb.DeadLettersListRequest(**named),
+        pb.DeadLettersRedriveRequest(offsets=[1], **named),
+        pb.DeadLettersRedriveRequest(**named),
+        pb.DeadLettersDropRequest(offsets=[1], **named),
+        pb.DeadLettersDropRequest(**named),
+    ]
+    async with (world if backend == "memory" else over(server))() as w:
+        for _ in range(2):  # and of one that was there
+            for request in asked:
+                with pytest.raises(Error) as caught:
+                    await handler(w, request)(request, calling(ANN))
+                assert caught.value.kind is Kind.NOT_FOUND
+                assert caught.value.message == no_topic("nothing").message, request
+            for request in (pb.GroupsDeleteRequest(**named), pb.TopicsDeleteRequest(topic="nothing")):
+                assert not (await handler(w, request)(request, calling(ANN))).deleted
+            assert not await w.events.topics("shop")
+            await w.publish("1", topic="nothing")
+            await (await w.consume("nothing")).close()
+            assert (await w.logs.delete(pb.TopicsDeleteRequest(topic="nothing"), calling(ANN))).deleted
 
 
 @pytest.mark.parametrize(

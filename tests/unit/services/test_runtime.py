@@ -202,7 +202,7 @@ async def test_the_reason_of_a_crash_is_not_an_exception_that_a_call_was_answere
     [dead] = world.launcher.running
     traceback = ("Traceback (most recent call last):", '  File "main.py", line 1, in call', "KeyError: 'a'")
     world.launcher.end(dead, 3, "internal error, id 87f3d8983a7d", *traceback)
-    seen = await world.until(lambda service: service.instances[0].restarts == 1)
+    seen = await world.until(lambda service: service.instances[0].restarts == 1 and service.status == Status.RUNNING)
     assert seen.error == "hello: exit status 3"
     notes = [spec.note for spec in world.launcher.started]
     assert notes == ["", "started again, restart 1, because of: exit status 3"]
@@ -218,7 +218,7 @@ async def test_of_a_failed_update_and_a_crash_the_later_one_is_told(world: World
     seen = await world.until(
         lambda service: service.instances[0].status == Status.RUNNING and service.error[:7] == "hello: "
     )
-    assert seen.error == "hello: exit status 3: no space left"
+    assert seen.error == "hello: exit status 3, its last line: no space left"
     with pytest.raises(Error) as second:
         await world.update("crash")
     assert (await world.one()).error == second.value.message
@@ -303,7 +303,7 @@ async def test_different_services_do_not_wait_for_each_other(world: World) -> No
     hanging = await world.create("hang", name="slow", wait=False)
     assert hanging.service.status == Status.PENDING
     assert (await world.create()).service.status == Status.RUNNING
-    assert (await world.one("slow")).status == Status.STARTING
+    await world.until(lambda service: service.status == Status.STARTING, "slow")
 
 
 async def test_delete_drains_and_forgets(world: World) -> None:

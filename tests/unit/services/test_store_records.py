@@ -147,6 +147,31 @@ async def test_a_list_goes_on_until_all_are_told(world: StoreWorld) -> None:
     assert await listed(prefix="none") == [[]]
 
 
+async def test_a_list_is_of_one_key_or_goes_on_after_an_earlier_one(world: StoreWorld) -> None:
+    for key in ("a", "a0", "ab", "b"):
+        await write(world, key)
+
+    async def listed(**options: Any) -> list[pb.ListResponse]:
+        request = pb.ListRequest(options=pb.ListOptions(**options))
+        return [message async for message in world.store.list(request, world.ctx())]
+
+    for order, keys in (("asc", ["a", "a0", "ab", "b"]), ("desc", ["b", "ab", "a0", "a"])):
+        told: list[str] = []
+        cursor = ""
+        while cursor or not told:
+            (page,) = await listed(limit=1, order=order, cursor=cursor)
+            told, cursor = told + list(page.keys), page.cursor
+        assert told == keys
+    (page,) = await listed(prefix="a", cursor="a", until="ab")
+    assert (list(page.keys), page.cursor, page.revision) == (["a0"], "", 4)
+    for key, keys in (("a", ["a"]), ("ab", ["ab"]), ("aa", []), ("z", [])):
+        (page,) = await listed(key=key, limit=5, order="desc")
+        assert (list(page.keys), page.cursor) == (keys, "")
+    for more in ({"prefix": "a"}, {"cursor": "a"}, {"offset": 1}, {"until": "x"}):
+        with pytest.raises(Error, match="a key is one"):
+            await listed(key="a", **more)
+
+
 async def test_a_batch_does_all_or_nothing(world: StoreWorld) -> None:
     version = await write(world, "there", "old")
     operations = [

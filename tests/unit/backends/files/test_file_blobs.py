@@ -20,7 +20,7 @@ from micro.backends.files.blobs import FileBlobs
 from micro.domain.errors import Error, Kind
 from micro.ports.blobs import PIECE_BYTES
 
-KILLS = 300 if os.environ.get("MICRO_SOAK") else 4
+KILLS = int(os.environ.get("MICRO_SOAK", "4"))
 
 
 async def stream(*pieces: bytes) -> AsyncIterator[bytes]:

@@ -28,6 +28,7 @@ from micro.domain.workload import Key
         ('{"level": "ERROR", "message": "oh"}', ("error", "oh")),
         ('{"level": "warn", "message": "oh", "more": 1}', ("warning", "oh")),
         ('{"level": "odd", "message": "oh"}', ("info", "oh")),
+        ('{"level": "info", "message": "no \\udcff \\ud83d\\ude00"}', ("info", "no \ufffd \U0001f600")),
         ('{"message": "oh"}', ("info", '{"message": "oh"}')),
         ('{"level": 1, "message": "oh"}', ("info", '{"level": 1, "message": "oh"}')),
         ("{not json", ("info", "{not json")),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
+import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -170,6 +172,18 @@ async def test_private_keys_are_sealed(tmp_path: Path) -> None:
         async with opened(SqliteStore(tmp_path), OTHER):
             pass
     assert caught.value.kind is Kind.FAILED_PRECONDITION
+
+
+async def test_it_is_not_healthy_once_damage_was_found(tmp_path: Path) -> None:
+    async with opened(SqliteStore(tmp_path)) as identity:
+        await identity.create_account(JANE, "x")
+        assert identity.healthy()
+        with contextlib.closing(sqlite3.connect(tmp_path / f"{DATABASE}.db")) as connection:
+            connection.execute("UPDATE record SET value = x'00'")
+            connection.commit()
+        with pytest.raises(Error, match="database auth is damaged"):
+            await identity.account("micro", "jane")
+        assert not identity.healthy()
 
 
 async def test_a_record_that_is_none_of_ours_is_told() -> None:
