@@ -9,9 +9,10 @@ STAMP := $(VENV)/.ready
 # One worker more than processors: they wait for processes and disks.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 4 ? n + 1 : 4 )))
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-SOAK := tests/contract/test_store_kills.py tests/contract/test_store_agreement.py tests/integration/test_store_server.py \
-	tests/unit/backends/sqlite/test_sqlite_store_damage.py tests/contract/test_events_kills.py \
-	tests/integration/test_nats_cluster.py tests/integration/test_conservation.py
+SOAK := tests/contract/test_store_kills.py tests/contract/test_power_cuts.py tests/contract/test_store_agreement.py \
+	tests/contract/test_store_postgres.py tests/unit/backends/sqlite/test_sqlite_store_damage.py \
+	tests/unit/backends/files/test_file_blobs.py tests/contract/test_events_kills.py tests/integration/test_nats_cluster.py \
+	tests/integration/test_store_server.py tests/integration/test_blobs_server.py tests/integration/test_conservation.py
 
 help: ## list the tasks
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,7 +34,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: setup ## run every test
 	@$(BIN)/python -m pytest $(PARALLEL)
 
-soak: setup ## kill, cut and flip what keeps records and events, hundreds of times: an hour; MICRO_SOAK=N for N times
+soak: setup ## kill, cut and flip what keeps records, blobs and events, hundreds of times: two hours; MICRO_SOAK=N for N times
 	@MICRO_SOAK=$${MICRO_SOAK:-300} $(BIN)/python -m pytest --timeout 7200 $(SOAK)
 
 check: setup ## format, lint, types, import rules, contracts, generated code up to date

@@ -23,7 +23,9 @@ from micro.ports.store import Kept, Store
 from micro.testing.contracts.store import SettableClock
 from micro.testing.postgres import FAST, PostgresServer, postgres_server
 
-EXAMPLES = int(os.environ.get("MICRO_SOAK", "6"))
+EXAMPLES = int(os.environ.get("MICRO_SOAK", "20"))
+
+pytestmark = pytest.mark.timeout(120 + 10 * EXAMPLES)
 
 Backend: TypeAlias = Callable[[Path, SettableClock], AbstractAsyncContextManager[Store]]
 

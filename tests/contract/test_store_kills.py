@@ -1,10 +1,12 @@
-"""No acknowledged batch is lost, or half there, or told twice, when the process that keeps records is killed."""
+"""No acknowledged batch is lost, or half there, or told twice, when the process that keeps records is killed, nor when
+the machine's power is cut."""
 
 import asyncio
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from contextlib import AsyncExitStack, aclosing
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from disks import Disk
+from micro.backends.sqlite import _store_file
 from micro.backends.sqlite.store import SqliteStore
 from micro.domain import errors
 from micro.domain.record import Cause, Commit, Delete, Operation, Put, Record
@@ -59,6 +63,18 @@ async def watch(backend: store.Store, after: int) -> None:
             print("told", commit.revision, flush=True)
 
 
+def careless(synchronous: str) -> None:
+    """Have the backend leave it to the system when what it writes goes to disk."""
+    careful = _store_file.connect
+
+    def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
+        connection = careful(path, mode)
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        return connection
+
+    _store_file.connect = connect
+
+
 async def serve(folder: Path, generation: str, after: int) -> None:
     """Write for ever, and print what is acknowledged and what is told."""
     async with AsyncExitStack() as stack:
@@ -75,22 +91,34 @@ class World:
     """What the outside knows."""
 
     folder: Path
+    disk: Disk | None = None
+    """Whose power is cut after each round."""
+
+    synchronous: str = ""
+    """What SQLite is told instead of what the backend tells it."""
+
     told: int = 0
     seen: int = 0
     """Up to where the history was looked at."""
 
     records: dict[str, Record] = field(default_factory=dict)
 
-    def round(self, generation: int, after: int) -> dict[int, str]:
-        """Let a process work, and kill it after so many lines; what it acknowledged."""
-        argv = [sys.executable, __file__, str(self.folder), str(generation), str(self.told)]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
+    def round(self, generation: int, after: int, choose: random.Random | None = None) -> dict[int, str]:
+        """Let a process work, and kill it after so many lines; what it acknowledged. `choose` as for the disk."""
+        argv = [sys.executable, __file__, str(self.folder), str(generation), str(self.told), self.synchronous]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        if self.disk:
+            env |= self.disk.env
+            self.disk.begin()
+        with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             try:
                 lines = [child.stdout.readline() for _ in range(after)]
             finally:
                 os.kill(child.pid, signal.SIGKILL)
             lines += child.stdout.read().splitlines(keepends=True)
+        if self.disk:
+            self.disk.cut(choose)
         assert all(lines[:after]), "the process ended by itself"
         words = [line.split() for line in lines if line.endswith("\n")]
         for told in (int(line[1]) for line in words if line[0] == "told"):
@@ -139,5 +167,32 @@ async def test_every_acknowledged_batch_outlives_a_kill(tmp_path: Path) -> None:
         await world.check(acknowledged)
 
 
+def powered(tmp_path: Path, synchronous: str = "") -> World:
+    """On a disk of its own, where not even the store's folder is yet."""
+    (tmp_path / "disk").mkdir()
+    return World(tmp_path / "disk" / "store", Disk(tmp_path / "disk", tmp_path / "aside"), synchronous)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 10 * ROUNDS)
+async def test_every_acknowledged_batch_outlives_a_power_cut(tmp_path: Path) -> None:
+    world = powered(tmp_path)
+    choose = random.Random()
+    for generation in range(ROUNDS):
+        some = choose if generation % 2 else None
+        acknowledged = await asyncio.to_thread(world.round, generation, choose.randint(1, MOST), some)
+        await world.check(acknowledged)
+
+
+@pytest.mark.parametrize("synchronous", ["OFF", "NORMAL"])
+async def test_a_store_that_does_not_wait_for_the_disk_is_found_out(tmp_path: Path, synchronous: str) -> None:
+    world = powered(tmp_path, synchronous)
+    acknowledged = await asyncio.to_thread(world.round, 0, 20)
+    with pytest.raises((AssertionError, errors.Error), match=r"is lost|is empty"):
+        await world.check(acknowledged)
+
+
 if __name__ == "__main__":
+    if sys.argv[4]:
+        careless(sys.argv[4])
     asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

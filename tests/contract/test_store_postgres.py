@@ -15,7 +15,7 @@ from micro.backends.postgres import _rows, _tables, _watch
 from micro.backends.postgres.store import PostgresStore
 from micro.domain import errors
 from micro.domain.errors import Kind
-from micro.domain.record import Cause, Change, Commit, Committed, Get, Operation, Put, Query, Record
+from micro.domain.record import Cause, Change, Commit, Committed, Get, Operation, Page, Put, Query, Record
 from micro.ports import store as port
 from micro.ports.free_address import free_address
 from micro.ports.store import HISTORY_SECONDS, Now, Store
@@ -239,6 +239,15 @@ async def test_two_stores_over_one_schema_act_as_one(server: PostgresServer, sch
             assert await there.until(30) == seen
         assert [each.changes[0].record.value for each in seen] == [str(number).encode() for number in range(1, 31)]
         assert await one.revision(DB) == await two.revision(DB) == 30
+
+
+async def test_what_was_acknowledged_by_one_store_the_other_reads_at_once(server: PostgresServer, schema: str) -> None:
+    async with started(server, schema) as one, started(server, schema) as two:
+        for number, (writer, reader) in enumerate([(one, two), (two, one)] * 20):
+            done = await write(writer, put("k", b"%d" % number))
+            expected = Record("k", b"%d" % number, done.revision)
+            assert await reader.read(DB, "orders", "k") == expected
+            assert await reader.scan(DB, "orders", Query()) == Page((expected,), done.revision)
 
 
 async def test_what_expires_is_swept_once(server: PostgresServer, schema: str) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import itertools
+import math
+import operator
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -76,6 +79,13 @@ class Store:
                 return None
             raise
 
+    async def below(self, prefix: str) -> tuple[State, int]:
+        """The records of a page, and the revision that they are of."""
+        options = pb.ReadOptions(prefix=True)
+        page = await self.ask(f"{STORE}Read", pb.ReadRequest(key=prefix, options=options), pb.ReadResponse)
+        assert not page.cursor, "it was meant to be one page"
+        return {record.key: (record.version, record.value) for record in page.records}, page.revision
+
     async def all(self) -> State:
         """Every record, by key: its version and value."""
         found: State = {}
@@ -86,6 +96,23 @@ class Store:
             if not page.cursor:
                 return found
             options.cursor = page.cursor
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a read found under a key.
+
+    Attributes:
+        version: 0 where there was nothing.
+        least: a revision that somebody knew of before the read began, so that it has to have been of that or a later
+            one.
+        revision: the one that it says it is of; None where it does not say.
+    """
+
+    key: str
+    version: int
+    least: int
+    revision: int | None = None
 
 
 @dataclass
@@ -101,10 +128,20 @@ class History:
     acknowledged: dict[tuple[str, bytes], int] = field(default_factory=dict)
     """The version of each write, by key and value; values are used once."""
     refused: set[tuple[str, bytes]] = field(default_factory=set)
+    reads: list[Seen] = field(default_factory=list)
+    newest: int = 0
+    """The greatest revision that any client has been told of."""
     commits: list[pb.WatchResponse] = field(default_factory=list)
     lost: int = 0
     faults: list[str] = field(default_factory=list)
     progress: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def __post_init__(self) -> None:
+        self.know(self.begin)
+
+    def know(self, revision: int) -> None:
+        """A call that told of it has ended: whatever begins from now on has to know of it too."""
+        self.newest = max(self.newest, revision)
 
     async def told(self) -> None:
         async with self.progress:
@@ -127,7 +164,9 @@ class History:
         assert not self.faults, self.faults
         revisions = [commit.revision for commit in self.commits]
         expected = list(range(self.begin + 1, self.begin + 1 + len(revisions)))
-        assert revisions == expected, "told once each, in order, none missing"
+        # Each commit of the database has a number, those of other tables too: nobody else is to write meanwhile.
+        odd = [one for one in zip(revisions, expected, strict=True) if one[0] != one[1]]
+        assert not odd, f"each is told once, in order, none missing: (told, expected) {odd[:5]}"
         written: dict[tuple[str, bytes], int] = {}
         state = dict(self.initial)
         counted = int(state[COUNTER][1]) if COUNTER in state else 0
@@ -152,13 +191,41 @@ class History:
             assert written.get(write) == version, f"{write} was acknowledged as {version}: {written.get(write)}"
         assert not self.refused & written.keys(), "what was refused has happened"
         assert final == state, "what is read is what the watch told"
+        self.check_reads()
+
+    def check_reads(self) -> None:
+        """Each read found what was there at one moment between its beginning and its end."""
+        versions = {key: [(self.begin, version)] for key, (version, _) in self.initial.items()}
+        for commit in self.commits:
+            for change in commit.changes:
+                assert change.record is not None
+                gone = change.action is not pb.Change.Action.WRITTEN
+                of_key = versions.setdefault(change.record.key, [(self.begin, 0)])
+                of_key.append((commit.revision, 0 if gone else change.record.version))
+        ends: dict[tuple[str, int], float] = {}
+        """When a version was there for the last time."""
+        for key, of_key in versions.items():
+            for (_, version), (until, _) in itertools.pairwise([*of_key, (math.inf, 0)]):
+                ends[key, version] = until
+        for read in self.reads:
+            its = versions.get(read.key)
+            if its is None:
+                right = read.version == 0
+            elif read.revision is None:
+                right = ends.get((read.key, read.version), 0) > read.least
+            else:
+                place = bisect.bisect_right(its, read.revision, key=operator.itemgetter(0)) - 1
+                right = read.least <= read.revision and its[place][1] == read.version
+            assert right, f"{read} is stale: {its and its[-100:]}"
 
 
 class Writer:
-    """Writes, deletes, batches and counts, one call after the other, until it is told to stop."""
+    """Writes, deletes, batches, counts, and reads what others write, one call after the other, until it is told to
+    stop."""
 
-    def __init__(self, number: int, store: Store, history: History, seed: int) -> None:
+    def __init__(self, number: int, others: int, store: Store, history: History, seed: int) -> None:
         self._number = number
+        self._others = others
         self._store = store
         self._history = history
         self._random = random.Random(seed * 100 + number)
@@ -169,9 +236,10 @@ class Writer:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            what = self._random.choices((self._put, self._delete, self._pair, self._count, self._read), (4, 1, 2, 3, 2))
+            does = (self._put, self._delete, self._pair, self._count, self._read, self._look, self._page)
+            [what] = self._random.choices(does, (4, 1, 2, 3, 2, 2, 1))
             try:
-                await what[0]()
+                await what()
             except grpc.aio.AioRpcError as error:
                 if lost(error):
                     self._history.lost += 1
@@ -188,6 +256,7 @@ class Writer:
         if version <= self._version:
             self._history.faults.append(f"version {version} of {key} after {self._version}")
         self._version = version
+        self._history.know(version)
 
     async def _put(self) -> None:
         key, value = f"own/{self._number}/{self._random.randrange(8)}", self._value()
@@ -198,7 +267,11 @@ class Writer:
     async def _delete(self) -> None:
         key = f"own/{self._number}/{self._random.randrange(8)}"
         self._last.pop(key, None)
-        await self._store.ask(f"{STORE}Delete", pb.DeleteRequest(key=key), pb.DeleteResponse)
+        if self._random.random() < 0.5:
+            await self._store.ask(f"{STORE}Delete", pb.DeleteRequest(key=key), pb.DeleteResponse)
+        else:
+            request = pb.BatchRequest(operations=[pb.Operation(does=oneof("delete", key))])
+            self._history.know((await self._store.ask(f"{STORE}Batch", request, pb.BatchResponse)).revision)
         self._last[key] = None
 
     async def _read(self) -> None:
@@ -206,6 +279,25 @@ class Writer:
         found = await self._store.read(key)
         if key in self._last and (found.value if found else None) != self._last[key]:
             self._history.faults.append(f"{key} is not what was acknowledged")
+
+    async def _look(self) -> None:
+        """One record that another may just have written."""
+        least, latest = self._history.newest, next(reversed(self._history.acknowledged), (COUNTER,))[0]
+        other = self._random.randrange(self._others)
+        key = self._random.choice([COUNTER, latest, latest, f"own/{other}/{self._random.randrange(8)}"])
+        found = await self._store.read(key)
+        self._found(Seen(key, found.version if found else 0, least))
+
+    async def _page(self) -> None:
+        """All keys of another at once."""
+        other, least = self._random.randrange(self._others), self._history.newest
+        found, revision = await self._store.below(f"own/{other}/")
+        for key in (f"own/{other}/{number}" for number in range(8)):
+            self._found(Seen(key, found[key][0] if key in found else 0, least, revision))
+
+    def _found(self, seen: Seen) -> None:
+        self._history.reads.append(seen)
+        self._history.know(seen.revision or seen.version)
 
     async def _pair(self) -> None:
         value = self._value()
@@ -218,7 +310,9 @@ class Writer:
         self._history.acknowledged[keys[1], value] = done.revision
 
     async def _count(self) -> None:
+        least = self._history.newest
         found = await self._store.read(COUNTER)
+        self._found(Seen(COUNTER, found.version if found else 0, least))
         value = str(int(found.value) + 1 if found else 1).encode()
         version = await self._store.write(COUNTER, value, found.version if found else 0)
         self._acknowledge(COUNTER, value, version)
@@ -262,7 +356,7 @@ async def load(
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(watcher.run())
         writing = [
-            group.create_task(Writer(number, store, history, seed).run(stop))
+            group.create_task(Writer(number, clients, store, history, seed).run(stop))
             for number, store in enumerate(stores[:-1])
         ]
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import stat
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import worlds
+from lock_history import contend
 from store_history import Store, load
 
 from micro.ports.free_address import free_address
@@ -125,6 +127,19 @@ async def test_nothing_is_lost_and_services_answer_while_postgresql_is_killed(
     await asyncio.to_thread(everything_is_there, world)
     await asyncio.to_thread(world.cli, "kill", "helloworld")
     assert await asyncio.to_thread(hello, world) == ""
+
+
+async def test_a_lock_has_one_holder_at_a_time_whatever_is_killed(
+    world: worlds.World, postgres: PostgresServer
+) -> None:
+    token = (await asyncio.to_thread(world.cli, "user", "token", "--platform")).stdout.strip()
+    async with contend(lambda: Store(world.proxy, lambda: token), lease=0.4) as locks:
+        await locks.more(8)
+        os.kill(world.processes()["store"], signal.SIGKILL)
+        await locks.more(6)
+        await asyncio.to_thread(postgres.kill)
+        await asyncio.to_thread(postgres.start)
+        await locks.more(6)
 
 
 def test_a_store_that_does_not_open_is_told_in_a_line(

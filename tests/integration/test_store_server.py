@@ -1,6 +1,6 @@
 """The store as services and people reach it, and what becomes of what it has said when it dies.
 
-MICRO_SOAK is how often it is killed under load, and ten times as often as the whole server is; 8 by default.
+MICRO_SOAK is how often it is killed under load, and its power cut, and how often the whole server is killed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -19,19 +19,21 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import worlds
-from store_history import LEADER, LOCK, Store, load
+from lock_history import contend
+from store_history import LEADER, Store, load
 
+from disks import Disk
 from micro.backends.envoy.admin import Admin
 from micro.ports.free_address import free_address
 from micro.rpc import asgi_server
 from micro.rpc.gen.micro.store.v1 import store_pb as pb
-from micro.server.settings import Layout, Settings
+from micro.server.settings import Settings
 
 KILLS = int(os.environ.get("MICRO_SOAK", "8"))
-SERVER_KILLS = max(1, KILLS // 10)
+CUTS = int(os.environ.get("MICRO_SOAK", "2"))
+SERVER_KILLS = int(os.environ.get("MICRO_SOAK", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +145,13 @@ async def solo(world: worlds.World, tmp_path: Path) -> AsyncIterator[Solo]:
 
 
 class Solo:
-    """A process of the store's own that this test starts and kills: a supervisor would wait longer each time."""
+    """A process of the store's own that this test starts and kills: a supervisor would wait longer each time. It has a
+    home of its own in `place`, where nothing is yet."""
 
-    def __init__(self, world: worlds.World, home: Path) -> None:
+    def __init__(self, world: worlds.World, place: Path) -> None:
+        home = place / "home"
+        home.mkdir()
+        self._disk = Disk(home, place / "aside")
         settings = Settings.load(world.layout.settings.read_text())
         self.address = free_address()
         self._admin = world.layout.admin("solo")
@@ -155,12 +161,16 @@ class Solo:
         self._argv = command.argv
         named = {"MICRO_SERVICE_NAME": "store", "MICRO_SETTINGS": str(file), "MICRO_HOME": str(home)}
         self._env = {"PATH": os.environ["PATH"], **command.env, **named}
-        self._log = (home / "store.log").open("w")
-        self._layout = Layout(home)
+        self._log = (place / "store.log").open("w")
         self.process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
-        self.process = subprocess.Popen(self._argv, env=self._env, stdout=self._log, stderr=self._log)
+    async def start(self, *, unsynced: bool = False) -> None:
+        """Run it; `unsynced`: so that its power can be cut."""
+        env = self._env
+        if unsynced:
+            self._disk.begin()
+            env = {**env, **self._disk.env, "LD_PRELOAD": f"{env['LD_PRELOAD']}:{self._disk.env['LD_PRELOAD']}"}
+        self.process = subprocess.Popen(self._argv, env=env, stdout=self._log, stderr=self._log)
         await Admin(self._admin).wait_ready(60)
 
     def end(self) -> None:
@@ -180,6 +190,12 @@ class Solo:
         self.end()
         await self.start()
 
+    async def cut(self, choose: random.Random | None = None) -> None:
+        """The power fails, of what was started so that it can; then it is there again."""
+        self.end()
+        self._disk.cut(choose)
+        await self.start(unsynced=True)
+
 
 async def test_every_acknowledged_write_outlives_a_store_that_is_paused_and_killed_again_and_again(
     solo: Solo, bearer: Bearer
@@ -196,56 +212,42 @@ async def test_every_acknowledged_write_outlives_a_store_that_is_paused_and_kill
         assert watcher.resumed >= KILLS
 
 
-@dataclasses.dataclass(frozen=True)
-class Held:
-    """A lock as its holder knew it: from the answer on, until it was given back or may have ended."""
-
-    token: int
-    begin: float
-    end: float
+async def test_every_acknowledged_write_outlives_power_cuts(solo: Solo, bearer: Bearer) -> None:
+    choose = random.Random()
+    solo.end()
+    await solo.start(unsynced=True)
+    async with load(lambda: Store(solo.address, bearer), clients=6, seed=4) as (history, watcher):
+        for cut in range(CUTS):
+            await history.more(20 + cut * 7 % 50)
+            await solo.cut(choose if cut % 2 else None)
+            await asyncio.to_thread(bearer.renew)
+        await history.more(20)
+        assert watcher.resumed >= CUTS
 
 
 async def test_a_lock_has_one_holder_at_a_time_through_pauses_and_deaths(solo: Solo, bearer: Bearer) -> None:
-    held: list[Held] = []
-    stop = asyncio.Event()
     lease = 0.4
-
-    async def holder(number: int) -> None:
-        store = Store(solo.address, bearer)
-        while not stop.is_set():
-            asked = time.monotonic()
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                request = pb.AcquireRequest(name="one", wait=True, lease=lease)
-                got = await store.ask(f"{LOCK}Acquire", request, pb.AcquireResponse, timeout=3)
-                begin = time.monotonic()
-                await asyncio.sleep(0.005 * number)
-                end = time.monotonic()
-                # What it takes until the store hears of it is not counted: the lock may be another's by then.
-                held.append(Held(got.token, begin, min(end, asked + lease)))
-                if number % 2:
-                    give = pb.ReleaseRequest(name="one", holder=got.holder)
-                    await store.ask(f"{LOCK}Release", give, pb.ReleaseResponse, timeout=3)
-        await store.close()
-
-    async def reached(count: int) -> None:
-        async with asyncio.timeout(60):
-            while len(held) < count:
-                await asyncio.sleep(0.01)
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(5):
-            group.create_task(holder(number))
-        await reached(10)
+    async with contend(lambda: Store(solo.address, bearer), lease) as locks:
+        await locks.more(10)
         await solo.pause(lease * 1.5)
-        await reached(len(held) + 6)
+        await locks.more(6)
         await solo.restart()
-        await reached(len(held) + 6)
-        stop.set()
-    in_order = sorted(held, key=lambda one: one.token)
-    assert len({one.token for one in held}) == len(held)
-    for one, following in itertools.pairwise(in_order):
-        assert one.begin <= following.begin
-        assert one.end <= following.begin or one.begin >= one.end, "two held it at one time"
+        await locks.more(6)
+
+
+async def test_nothing_is_lost_when_the_store_is_killed_nor_when_the_whole_server_is(
+    world: worlds.World, bearer: Bearer
+) -> None:
+    async with load(lambda: Store(world.proxy, bearer), clients=4, seed=2) as (history, watcher):
+        await history.more(40)
+        os.kill(world.processes()["store"], signal.SIGKILL)
+        await history.more(40)
+        for _ in range(SERVER_KILLS):
+            world.stop(signal.SIGKILL)
+            await asyncio.to_thread(world.start)
+            await asyncio.to_thread(bearer.renew)
+            await history.more(40)
+        assert watcher.resumed > SERVER_KILLS
 
 
 async def test_the_next_leads_as_soon_as_a_leader_has_gone(world: worlds.World, bearer: Bearer) -> None:
@@ -262,18 +264,3 @@ async def test_the_next_leads_as_soon_as_a_leader_has_gone(world: worlds.World, 
             pass
     assert heard.token > told.token
     await two.close()
-
-
-async def test_nothing_is_lost_when_the_store_is_killed_nor_when_the_whole_server_is(
-    world: worlds.World, bearer: Bearer
-) -> None:
-    async with load(lambda: Store(world.proxy, bearer), clients=4, seed=2) as (history, watcher):
-        await history.more(40)
-        os.kill(world.processes()["store"], signal.SIGKILL)
-        await history.more(40)
-        for _ in range(SERVER_KILLS):
-            world.stop(signal.SIGKILL)
-            await asyncio.to_thread(world.start)
-            await asyncio.to_thread(bearer.renew)
-            await history.more(40)
-        assert watcher.resumed > SERVER_KILLS
