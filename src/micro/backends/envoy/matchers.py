@@ -61,7 +61,7 @@ BLOBS = "/blob/"
 
 _BULK = ("/micro.store.v1.BlobStore/Read", "/micro.store.v1.BlobStore/Write")
 """Of the platform's own methods, those that carry bytes of any number: over HTTP/1.1 where their caller can, which
-costs half of what HTTP/2 does. Connect alone has its errors and its end in the body."""
+costs much less than HTTP/2 does. Connect alone has its errors and its end in the body."""
 
 OUTSIDE = ("broker", "config", "events", "store")
 """The platform's own services that are reached from outside by who shows a token, below their names."""
