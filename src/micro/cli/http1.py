@@ -6,6 +6,7 @@ cannot receive while it sends, which bidirectional streams do.
 
 from __future__ import annotations
 
+import io
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
@@ -13,11 +14,16 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 from micro.domain import address
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
     from micro.cli.tls import Channel
 
 MAX_HEAD = 64 * 1024
 _CHUNK = 64 * 1024
 _HEX = frozenset("0123456789abcdefABCDEF")
+
+LOOK_SECONDS = 1.0
+"""How often a wait for ever looks up: Ctrl-C right before it began has not interrupted it."""
 
 
 class Tls(NamedTuple):
@@ -59,8 +65,6 @@ class Connection:
         self._socket: socket.socket | Channel
         self._reader: BinaryIO
         if tls is not None:
-            import io
-
             from micro.cli import tls as security
 
             self._socket = security.wrapped(connected, host, tls, timeout)
@@ -68,7 +72,10 @@ class Connection:
             return
         connected.settimeout(timeout)
         self._socket = connected
-        self._reader = cast("BinaryIO", connected.makefile("rb", buffering=_CHUNK))
+        if timeout is None:
+            self._reader = cast("BinaryIO", io.BufferedReader(_Patient(connected), _CHUNK))
+        else:
+            self._reader = cast("BinaryIO", connected.makefile("rb", buffering=_CHUNK))
 
     def close(self) -> None:
         self._reader.close()
@@ -136,6 +143,24 @@ class Connection:
                 raise BadAnswerError("the connection was closed in the middle of an answer")
             yield piece
             self._line()
+
+
+class _Patient(io.RawIOBase):
+    """A socket that is read for ever, and left when Ctrl-C is pressed."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__()
+        self._socket = connected
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        from select import select  # streams alone need it
+
+        while not select([self._socket], [], [], LOOK_SECONDS)[0]:
+            pass
+        return self._socket.recv_into(buffer)
 
 
 class _Pieces:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from micro.cli import failures
+from micro.cli.http1 import LOOK_SECONDS
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -122,15 +123,16 @@ class Channel(io.RawIOBase):
         super().close()
 
     def _stepped(self, step: Callable[[], int]) -> int:
+        patience = LOOK_SECONDS if self._timeout is None else self._timeout
         while True:
             try:
                 with self._lock:
                     return step()
             except ssl.SSLWantReadError:
-                ready = select.select([self._secure], [], [], self._timeout)[0]
+                ready = select.select([self._secure], [], [], patience)[0]
             except ssl.SSLWantWriteError:
-                ready = select.select([], [self._secure], [], self._timeout)[1]
-            if not ready:
+                ready = select.select([], [self._secure], [], patience)[1]
+            if not ready and self._timeout is not None:
                 raise TimeoutError("timed out")
 
 

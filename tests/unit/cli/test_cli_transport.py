@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from micro.cli import failures
+from micro.cli import failures, http1
 from micro.cli.transport import Address, Transport, envelope
 from micro.domain.errors import Kind
 
@@ -156,3 +157,27 @@ def test_a_stream_left_early_leaves_no_open_connection() -> None:
         answers.close()  # type: ignore[attr-defined]
         with pytest.raises(StopIteration):
             next(answers)
+
+
+def test_ctrl_c_right_before_a_wait_for_ever_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that another thread is given stands for one that comes between the last look and the wait."""
+    monkeypatch.setattr(http1, "LOOK_SECONDS", 0.05)
+
+    def ctrl_c() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            connection = http1.Connection(*server.getsockname())
+            pressing = threading.Timer(0.2, ctrl_c)
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may be as early as that
+                pressing.start()
+                connection.receive_head()
+            connection.close()
+            pressing.join()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        signal.signal(signal.SIGUSR1, before)
