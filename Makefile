@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMP := $(VENV)/.ready
 # A module a worker, since its tests share servers; in the order of collection, so that the long ones begin first.
-# One worker more than processors: they wait for processes and disks.
-WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 4 ? n + 1 : 4 )))
+# Two workers more than processors: they wait for processes and disks.
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 3 ? n + 2 : 4 )))
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOAK := tests/contract/test_store_kills.py tests/contract/test_power_cuts.py tests/contract/test_store_agreement.py \
 	tests/contract/test_store_postgres.py tests/unit/backends/sqlite/test_sqlite_store_damage.py \

@@ -23,7 +23,7 @@ from micro.ports.store import Kept, Store
 from micro.testing.contracts.store import SettableClock
 from micro.testing.postgres import FAST, PostgresServer, postgres_server
 
-EXAMPLES = int(os.environ.get("MICRO_SOAK", "20"))
+EXAMPLES = int(os.environ.get("MICRO_SOAK", "10"))
 
 pytestmark = pytest.mark.timeout(120 + 10 * EXAMPLES)
 

@@ -54,17 +54,17 @@ def begin(home: World) -> None:
     assert home.process.poll() is None, home.output()
 
 
-@pytest.mark.parametrize("file", ["auth/state/auth.db", "runtime/state/runtime.db", "runtime/state/platform.db"])
-def test_without_what_all_depends_on_nothing_starts_and_one_line_says_why(home: World, file: str) -> None:
-    path = home.layout.root / file
-    hurt(path)
-    done = home.cli("server", check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"micro: {path}: database {path.stem} is damaged: ")
-    assert done.stderr.count("\n") == 1
-    assert "✓" not in done.stdout
-    assert home.processes() == {}
-    mend(home, done.stderr)
+def test_without_what_all_depends_on_nothing_starts_and_one_line_says_why(home: World) -> None:
+    for file in ("auth/state/auth.db", "runtime/state/runtime.db", "runtime/state/platform.db"):
+        path = home.layout.root / file
+        hurt(path)
+        done = home.cli("server", check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"micro: {path}: database {path.stem} is damaged: ")
+        assert done.stderr.count("\n") == 1
+        assert "✓" not in done.stdout
+        assert home.processes() == {}
+        mend(home, done.stderr)
     home.start()
     assert home.cli("store", "read", "ann").stdout == "kept\n"
     assert home.stop() == 0
