@@ -243,6 +243,7 @@ class Writer:
             except grpc.aio.AioRpcError as error:
                 if lost(error):
                     self._history.lost += 1
+                    await asyncio.sleep(0.02)  # as clients do that are told that nobody answers
                 elif error.code() not in REFUSED:
                     self._history.faults.append(f"{error.code()} {error.details()}")
                     stop.set()
