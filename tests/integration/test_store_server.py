@@ -31,7 +31,7 @@ from micro.rpc import asgi_server
 from micro.rpc.gen.micro.store.v1 import store_pb as pb
 from micro.server.settings import Settings
 
-KILLS = int(os.environ.get("MICRO_SOAK", "5"))
+KILLS = int(os.environ.get("MICRO_SOAK", "8"))
 CUTS = int(os.environ.get("MICRO_SOAK", "2"))
 SERVER_KILLS = int(os.environ.get("MICRO_SOAK", "1"))
 

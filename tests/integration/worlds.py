@@ -175,6 +175,8 @@ class Load:
     answers: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     stopping: bool = False
+    pace: float = 0.0
+    """Seconds between an answer and the next request of a connection."""
 
     @property
     def sent(self) -> int:
@@ -212,6 +214,8 @@ class Load:
                     writer.close()
                 writer = None
                 await asyncio.sleep(0.01)
+            if self.pace:
+                await asyncio.sleep(self.pace)
         if writer is not None:
             writer.close()
 
@@ -238,9 +242,11 @@ async def load(
     name: str = "Ann",
     connections: int = 4,
     headers: Mapping[str, str] | None = None,
+    pace: float = 0.0,
 ) -> AsyncIterator[Load]:
-    """Requests flow while the block runs."""
-    made = Load()
+    """Requests flow while the block runs: as many as go, or one each `pace` seconds a connection where a test waits
+    for long."""
+    made = Load(pace=pace)
     body = json.dumps({"name": name}).encode()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(connections):
