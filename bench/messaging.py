@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from bench import processes
+from bench import machine, processes
 from bench.rows import Row, memory, paired
 from micro.server.settings import Layout
 
@@ -56,7 +56,10 @@ def messaging() -> Iterator[Row]:
             yield Row(f"{what}, through the service", statistics.median(found["ours"]), unit)
             ratio = paired(operator.truediv, found["ours"], found["straight"])
             yield Row(f"{what}, service / straight", ratio, "ratio", goal, dream=dream)
-        taken = sorted(client.run("latency")["seconds"])
+        found = client.run("latency")
+        taken = sorted(found["ours"])
+        yield Row("publish to handler, nats-py straight, p50", statistics.median(found["straight"]) * 1000, "ms")
+        yield Row("a byte to the other idle core and back, p50", machine.waking() * 1000, "ms")
         yield Row("publish to handler, p50", statistics.median(taken) * 1000, "ms", 3, at_most=True)
         yield Row("publish to handler, p99", taken[int(len(taken) * 0.99)] * 1000, "ms")
         found = client.run("lag")

@@ -98,6 +98,7 @@ def gateway() -> Iterator[Row]:
         added = paired(operator.sub, via[1], straight[1])
         yield Row("api adds to p50 at 500/s", added, "ms", 0.3, at_most=True, dream=0.15)
         yield Row("a bare Envoy adds to p50 at 500/s", paired(operator.sub, least[1], straight[1]), "ms")
+        yield Row("a byte to the other idle core and back, p50", machine.waking() * 1000, "ms")
 
 
 def _in_turns(addresses: list[str], *, core: str, rounds: int = 12) -> list[tuple[list[float], list[float]]]:

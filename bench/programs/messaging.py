@@ -10,11 +10,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import nats
 import uvloop
+from nats.aio.msg import Msg
 from nats.js import api
 
 from micro import broker, events
@@ -107,10 +108,14 @@ async def consume(credentials: str) -> Figures:
 
 async def latency(credentials: str) -> Figures:
     """From the call of publish to the handler, one at a time."""
-    taken: list[float] = []
+    client = await straight(credentials)
+    js = client.jetstream()
+    await plain_stream(js, "plain-latency")
     arrived: asyncio.Queue[int] = asyncio.Queue()
-
     begun = asyncio.Event()
+
+    async def hear(message: Msg) -> None:
+        arrived.put_nowait(int(message.data))
 
     async def handle() -> None:
         async with events.consume("bench.latency", group="one") as consumer:
@@ -118,18 +123,27 @@ async def latency(credentials: str) -> Figures:
             async for event in consumer:
                 arrived.put_nowait(int(event.payload))
 
+    await js.subscribe("plain-latency", cb=hear, config=api.ConsumerConfig(ack_policy=api.AckPolicy.NONE))
     handling = asyncio.ensure_future(handle())
     await begun.wait()
+    found: Figures = {"straight": [], "ours": []}
+    ways: dict[str, Callable[[bytes], Awaitable[object]]] = {
+        "straight": lambda body: js.publish("plain-latency", body),
+        "ours": lambda body: events.publish("bench.latency", body),
+    }
     for number in range(2000):
-        begin = time.perf_counter()
-        await events.publish("bench.latency", b"%d" % number)
-        while await arrived.get() != number:
-            pass
-        taken.append(time.perf_counter() - begin)
-        await asyncio.sleep(0.002)
+        for way, publish in ways.items():
+            begin = time.perf_counter()
+            await publish(b"%d" % number)
+            while await arrived.get() != number:
+                pass
+            if number >= 200:
+                found[way].append(time.perf_counter() - begin)
+            await asyncio.sleep(0.002)
     handling.cancel()
     await asyncio.gather(handling, return_exceptions=True)
-    return {"seconds": taken[200:]}
+    await client.close()
+    return found
 
 
 class Fan:
@@ -211,22 +225,36 @@ async def lag(credentials: str) -> Figures:
     found: Figures = {"alone": [], "beside": []}
     for number in range(3 * ROUNDS + 1):
         alone = await in_flight(3000, lambda: events.publish("bench.lag", PAYLOAD))
-        begun = asyncio.Event()
-
-        async def follow(group: str, begun: asyncio.Event = begun) -> None:
-            async for _ in events.consume("bench.lag", group=group, start="all"):
-                begun.set()
-                await asyncio.sleep(0.002)
-
-        following = asyncio.ensure_future(follow(f"g{number}"))
-        await begun.wait()
-        beside = await in_flight(3000, lambda: events.publish("bench.lag", PAYLOAD))
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        async with behind(credentials, f"g{number}"):
+            beside = await in_flight(3000, lambda: events.publish("bench.lag", PAYLOAD))
         if number:
             found["alone"].append(alone)
             found["beside"].append(beside)
     return found
+
+
+@contextlib.asynccontextmanager
+async def behind(credentials: str, group: str) -> AsyncIterator[None]:
+    """A service of its own that consumes, as one that lags is, once it is at work."""
+    words = (*sys.argv[:3], credentials, "follow", group)
+    following = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
+    try:
+        await following.stdout.readline()
+        yield
+    finally:
+        following.terminate()
+        await following.wait()
+
+
+async def follow(credentials: str, group: str) -> Figures:
+    """Handles 500 events a second for ever; says when it has had the first thousand."""
+    handled = 0
+    async for _ in events.consume("bench.lag", group=group, start="all"):
+        handled += 1
+        if handled == 1000:
+            print("at work", flush=True)
+        await asyncio.sleep(0.002)
+    return {}
 
 
 async def topics(credentials: str, begin_at: str, count: str) -> Figures:
@@ -312,7 +340,7 @@ async def soak(credentials: str, seconds: str, rate: str) -> Figures:
     return {"sent": [sent], "handled": [handled]}
 
 
-MEASURES = {each.__name__: each for each in (publish, consume, latency, fan_out, lag, topics, groups, soak)}
+MEASURES = {each.__name__: each for each in (publish, consume, latency, fan_out, lag, follow, topics, groups, soak)}
 
 
 async def main() -> None:

@@ -181,6 +181,7 @@ def config(app: str, address: str, admin: Path, websockets: bool = True, max_hea
         "stream_flush_timeout": "300s",
         "request_headers_timeout": "15s",
         "server_name": "micro",
+        "http_protocol_options": {"enable_trailers": True},
         "http2_protocol_options": {
             "max_concurrent_streams": 1024,
             # Of what is received by its name; it is the high watermark of what is sent, too.

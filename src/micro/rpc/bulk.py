@@ -19,8 +19,9 @@ from micro.domain import address, errors
 from micro.domain.errors import Error, Kind
 from micro.rpc import binary, envelopes, http1, outgoing, tls
 from micro.rpc import errors as wire
-from micro.rpc.client import DEFAULT_TIMEOUT, Channel, Metadata, RefusedError, silent
+from micro.rpc.client import DEFAULT_TIMEOUT, Channel, Metadata, silent
 from micro.rpc.envelopes import END, KIND, Envelopes
+from micro.rpc.exchanges import RefusedError
 from micro.rpc.guard import REFUSED
 from micro.rpc.outgoing import Call
 

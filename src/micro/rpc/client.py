@@ -1,6 +1,7 @@
 """Calls to other services: one pool of connections a process, errors as the platform's own, deadlines handed on.
 
-Over `grpc.aio`, which is imported when the first call is made: nothing pays for it that calls nobody.
+Streams, and all that is private, go over `grpc.aio`, which is imported when the first of them begins: nothing pays for
+it that has none. Other unary calls go over HTTP/1.1 (`exchanges`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from micro.domain.errors import Error, Kind
 from micro.rpc import binary, deadline, outgoing, tls
 from micro.rpc import errors as wire
 from micro.rpc.context import CURRENT, Context
+from micro.rpc.exchanges import Exchanges, NobodyError, OtherWayError, RefusedError, refused
 from micro.rpc.guard import ACTOR, AUTHORIZATION, REFUSED
 from micro.rpc.outgoing import Call
 
@@ -70,14 +72,6 @@ class Identity(Protocol):
         ...
 
 
-class RefusedError(Error):
-    """A callee's guard says that a token does not hold; `header` is the one that it came in."""
-
-    def __init__(self, cause: Error, header: str) -> None:
-        super().__init__(cause.kind, cause.message, cause.details)
-        self.header = header
-
-
 def address() -> str:
     """Where calls go: the mesh of a service, else the proxy, else the local server's proxy. HOST:PORT, with "https://"
     before it where the connection is to be private."""
@@ -102,23 +96,44 @@ class Channel:
     """A connection to one address, in one event loop."""
 
     def __init__(self, target: str) -> None:
+        self.target = target
+        self._exchanges = None if target.startswith("https://") else Exchanges(target)
+        self._calls: dict[tuple[str, str, Any], Call] = {}
+        self._closed = False
+        self._opened: Any = None
+        if self._exchanges is None:
+            self._opened = self._channel  # what is wrong with its certificates is told before anybody is called
+
+    @property
+    def _grpc(self) -> Any:
         import grpc.aio
 
-        self.target = target
-        self._grpc = grpc
-        host = target.removeprefix("https://")
-        if host == target:
-            self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-        else:
-            own = tls.shown()
-            private: Any = grpc.ssl_channel_credentials(  # type: ignore[no-untyped-call]
-                tls.authorities(), own.key or None, own.chain or None
-            )
-            self._channel = grpc.aio.secure_channel(host, private, options=_OPTIONS)
-        self._calls: dict[tuple[str, str, Any], Call] = {}
+        return grpc
+
+    @property
+    def _channel(self) -> Any:
+        """What grpc calls a channel. Raises UNAVAILABLE once this is closed."""
+        if self._opened is None:
+            if self._closed:
+                raise self._gone()
+            host = self.target.removeprefix("https://")
+            if host == self.target:
+                self._opened = self._grpc.aio.insecure_channel(host, options=_OPTIONS)
+            else:
+                own = tls.shown()
+                private = self._grpc.ssl_channel_credentials(tls.authorities(), own.key or None, own.chain or None)
+                self._opened = self._grpc.aio.secure_channel(host, private, options=_OPTIONS)
+        return self._opened
+
+    def _gone(self) -> Error:
+        return errors.unavailable(f"the connection to {self.target} is closed")
 
     async def close(self) -> None:
-        await self._channel.close()
+        self._closed = True
+        if self._exchanges is not None:
+            self._exchanges.close()
+        if self._opened is not None:
+            await self._opened.close()
 
     def make(self, kind: str, path: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> Call:
         """The calls of a path, made once; `kind` as grpc names it: "unary_unary" and so on. Raises INVALID_ARGUMENT."""
@@ -128,23 +143,43 @@ class Channel:
         if found is None:
             outgoing.check_path(path)
             # Messages are written and read here: grpc would send an empty one in place of one that cannot be written.
-            found = self._calls[key] = Call(kind, path, encode, decode, getattr(self._channel, kind)(path))
+            found = self._calls[key] = Call(kind, path, encode, decode)
         return found
+
+    def _begin(self, call: Call, sent: Any, timeout: float | None, metadata: Metadata) -> Any:
+        """A call of grpc's. Raises UNAVAILABLE once this is closed."""
+        if call.start is None:
+            call.start = getattr(self._channel, call.kind)(call.path)
+        try:
+            return call.start(sent, timeout=timeout, metadata=metadata, wait_for_ready=True)
+        except self._grpc.aio.UsageError as error:
+            raise self._gone() from error
 
     async def unary(self, call: Call, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         """Make a call whose answer is one message. Raises Error, and what the iterator of a stream of requests does."""
         sent = call.sent(request)
+        if self._exchanges is not None and not call.streams and self._exchanges.room:
+            with contextlib.suppress(OtherWayError):
+                return call.read(await self._exchanged(self._exchanges, call.path, sent, timeout, metadata))
         try:
-            answer = await call.start(sent, timeout=timeout, metadata=metadata, wait_for_ready=True)
+            answer = await self._begin(call, sent, timeout, metadata)
         except self._grpc.aio.AioRpcError as error:
             raise self.error(error) from None
         except self._grpc.aio.UsageError as error:
-            raise errors.unavailable(f"the connection to {self.target} is closed") from error
+            raise self._gone() from error
         except asyncio.CancelledError:
             if (failure := outgoing.ended_by(sent)) is not None:
                 raise failure from None
             raise
         return call.read(answer)
+
+    async def _exchanged(
+        self, exchanges: Exchanges, path: str, sent: bytes, timeout: float | None, metadata: Metadata
+    ) -> bytes:
+        try:
+            return await exchanges.call(path, sent, timeout, metadata)
+        except NobodyError:
+            raise silent(self.target) from None
 
     async def stream(
         self, call: Call, request: Any, timeout: float | None, metadata: Metadata
@@ -152,10 +187,7 @@ class Channel:
         """Make a call whose answer is a stream; leaving the iteration cancels it. Raises as `unary`."""
         sent = call.sent(request)
         await self._reached()
-        try:
-            calling = call.start(sent, timeout=timeout, metadata=metadata, wait_for_ready=True)
-        except self._grpc.aio.UsageError as error:
-            raise errors.unavailable(f"the connection to {self.target} is closed") from error
+        calling = self._begin(call, sent, timeout, metadata)
         try:
             async for response in calling:
                 yield call.read(response)
@@ -176,17 +208,15 @@ class Channel:
         except TimeoutError:
             raise silent(self.target) from None
         except self._grpc.aio.UsageError as error:
-            raise errors.unavailable(f"the connection to {self.target} is closed") from error
+            raise self._gone() from error
 
     def error(self, error: Any) -> Error:
         found = wire.from_grpc(error)
         ready = self._grpc.ChannelConnectivity.READY
         if found.kind is Kind.DEADLINE_EXCEEDED and self._channel.get_state() is not ready:
             return silent(self.target)
-        if found.kind is Kind.UNAUTHENTICATED:
-            told = [value for key, value in error.trailing_metadata() or () if key == _REFUSED]
-            return RefusedError(found, str(told[0])) if told else found
-        return found
+        told = [str(value) for key, value in error.trailing_metadata() or () if key == _REFUSED]
+        return refused(found, told[0] if told else None)
 
 
 def silent(target: str) -> Error:

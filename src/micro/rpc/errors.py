@@ -29,6 +29,8 @@ _TYPE_URL = "type.googleapis.com/"
 _MAX_MESSAGE = 4096
 """Characters of a message that travel: it is a header in gRPC, and peers refuse headers beyond some 8 KiB."""
 
+_DETAILS = "grpc-status-details-bin"
+
 _HTTP_KIND = {
     400: Kind.INVALID_ARGUMENT,
     401: Kind.UNAUTHENTICATED,
@@ -80,7 +82,7 @@ def trailers(error: Error) -> list[tuple[bytes, bytes]]:
         found.append((b"grpc-message", _percent(message)))
     if anys := [detail._any for detail in _details(error)]:
         status = Status(code=int(error.kind), message=message, details=anys)
-        found.append((b"grpc-status-details-bin", b64encode(status.to_binary()).rstrip(b"=")))
+        found.append((_DETAILS.encode(), b64encode(status.to_binary()).rstrip(b"=")))
     return found
 
 
@@ -105,16 +107,25 @@ def from_value(value: object, status: int = 500) -> Error:
 
 def from_grpc(error: Any) -> Error:
     """The error of a `grpc.aio.AioRpcError`: code, words, and the details out of its trailing metadata."""
-    number = error.code().value[0]
+    told = [value for key, value in error.trailing_metadata() or () if key == _DETAILS]
+    return _from_status(error.code().value[0], error.details() or "", told[0] if told else None)
+
+
+def from_trailers(told: Mapping[str, str]) -> Error:
+    """The error of gRPC's trailers, as `trailers` writes them."""
+    number = told["grpc-status"]
+    # Two digits are all that there are.
+    code = int(number) if number.isascii() and number.isdigit() and len(number) < 3 else Kind.UNKNOWN
+    return _from_status(code, urllib.parse.unquote(told.get("grpc-message", "")), told.get(_DETAILS))
+
+
+def _from_status(number: int, message: str, details: str | bytes | None) -> Error:
     kind = Kind(number) if number in Kind._value2member_map_ else Kind.UNKNOWN
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            try:
-                status = Status.from_binary(value if isinstance(value, bytes) else b64decode(value + "==="))
-            except ValueError:
-                break
-            return Error(kind, status.message or error.details() or "", status.details)
-    return Error(kind, error.details() or "")
+    if details:
+        with contextlib.suppress(ValueError):  # of what is no such message the words remain
+            status = Status.from_binary(details if isinstance(details, bytes) else b64decode(details + "==="))
+            return Error(kind, status.message or message, status.details)
+    return Error(kind, message)
 
 
 def _details(error: Error) -> list[ErrorDetail]:

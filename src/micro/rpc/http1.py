@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import socket
 import sys
@@ -22,6 +23,7 @@ _WAITING = 1 << 20
 _PROBES = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 """Seconds of silence until the other machine is asked whether it is there, and between questions; questions."""
 
+_BEGIN = b"HTTP/1."
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _FIELD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[\t\x20-\x7e\x80-\xff]*")
@@ -29,6 +31,10 @@ _FIELD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[\t\x20-\x7e\x80-\xff]*")
 
 class BrokenError(Exception):
     """The connection ended too early, or what came is not HTTP."""
+
+
+class ForeignError(BrokenError):
+    """What is there speaks no HTTP/1, so it has understood nothing of a request."""
 
 
 def head(method: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
@@ -144,6 +150,7 @@ class Answer:
 
     Attributes:
         status, headers: of its head, names in lower case; the status is below 200 until it is there.
+        trailers: fields that follow its body.
         ended: whether all of it has arrived.
         last: whether the connection carries no other.
     """
@@ -151,6 +158,7 @@ class Answer:
     def __init__(self) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
+        self.trailers: dict[str, str] = {}
         self.ended = False
         self.last = False
         self._held = b""
@@ -190,6 +198,9 @@ class Answer:
         return line
 
     def _head(self) -> None:
+        begin = self._held[self._at : self._at + len(_BEGIN)]
+        if not _BEGIN.startswith(begin):
+            raise ForeignError("what answers does not speak HTTP")
         if (head := self._lines(b"\r\n\r\n")) is None:
             return
         first, *lines = head.split(b"\r\n")
@@ -243,7 +254,7 @@ class Answer:
         if (line := self._lines(b"\r\n")) is None:
             return
         if line:
-            _fields([line])
+            _add(self.trailers, line)
         self.ended = not line
 
 
@@ -251,13 +262,22 @@ def _fields(lines: Iterable[bytes]) -> dict[str, str]:
     """Values by name, those of one name in a list. Raises BrokenError for a line that is no field."""
     found: dict[str, str] = {}
     for line in lines:
-        text = line.decode("latin-1")
-        if not _FIELD.fullmatch(text):
-            raise BrokenError("a line in the head of the answer is no header")
-        name, _, value = text.partition(":")
-        name, value = name.lower(), value.strip("\t ")
-        found[name] = f"{found[name]}, {value}" if name in found else value
+        _add(found, line)
     return found
+
+
+def _add(found: dict[str, str], line: bytes) -> None:
+    name, value = _field(line)
+    found[name] = f"{found[name]}, {value}" if name in found else value
+
+
+@functools.lru_cache(maxsize=128)  # one answer's head is much like another's
+def _field(line: bytes) -> tuple[str, str]:
+    text = line.decode("latin-1")
+    if not _FIELD.fullmatch(text):
+        raise BrokenError("a line in the head of the answer is no header")
+    name, _, value = text.partition(":")
+    return name.lower(), value.strip("\t ")
 
 
 def _listed(value: str) -> list[str]:

@@ -19,6 +19,14 @@ from micro.rpc import json_codec
 
 _NAME = re.compile(r"[0-9a-z_.-]+").fullmatch
 
+_CONNECTIONS = frozenset(
+    (
+        *("connection", "content-length", "content-type", "expect", "host", "keep-alive", "proxy-connection", "te"),
+        *("trailer", "transfer-encoding", "upgrade", "grpc-encoding", "grpc-timeout"),
+    )
+)
+"""Headers that say how a request is sent, which is not for who sends it to say."""
+
 _DEEPEST = 8
 """Levels that are searched for what cannot be written."""
 
@@ -157,6 +165,8 @@ def check_headers(pairs: Iterable[tuple[str, str]]) -> None:
     for name, value in pairs:
         if not _NAME(name):
             raise errors.invalid_argument(f"{name!a} is no name of a header: use letters, digits and '-'")
+        if name in _CONNECTIONS:
+            raise errors.invalid_argument(f"header {name} is the connection's own: leave it out")
         if not (isinstance(value, str) and value.isascii() and value.isprintable()):
             raise errors.invalid_argument(f"header {name} cannot be sent: its value is to be printable ASCII")
 

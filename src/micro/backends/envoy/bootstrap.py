@@ -191,6 +191,8 @@ def _manager(gateway: Gateway) -> dict[str, Any]:
         "stream_idle_timeout": _seconds(limits.idle),
         "delayed_close_timeout": "1s",
         "common_http_protocol_options": {"idle_timeout": "3600s", "max_headers_count": 100},
+        # The framework's unary calls: gRPC's status comes behind the message.
+        "http_protocol_options": {"enable_trailers": True},
         "http2_protocol_options": {
             "max_concurrent_streams": limits.streams,
             "initial_stream_window_size": 1 << 20,
