@@ -76,6 +76,7 @@ class Exchanges:
         self._heads: dict[tuple[str, Metadata], bytes] = {}
         self._closed = False
         self._passable = True
+        self._pruning: asyncio.TimerHandle | None = None
 
     @property
     def room(self) -> bool:
@@ -86,6 +87,8 @@ class Exchanges:
         """End all connections, and with UNAVAILABLE the calls that are under way; later calls fail at once."""
         self._closed = True
         self._kept.clear()
+        if self._pruning is not None:
+            self._pruning.cancel()
         for connection in list(self._open):
             connection.abort()
 
@@ -166,10 +169,19 @@ class Exchanges:
         return None
 
     def _keep(self, connection: _Connection) -> None:
-        now = connection.since = time.monotonic()
+        connection.since = time.monotonic()
         self._kept.append(connection)
-        while now - self._kept[0].since > FRESH:
+        if self._pruning is None:
+            self._pruning = asyncio.get_running_loop().call_later(FRESH, self._prune)
+
+    def _prune(self) -> None:
+        """End those that nobody has needed for long, after a burst of calls most of them."""
+        self._pruning, now = None, time.monotonic()
+        while self._kept and now - self._kept[0].since >= FRESH:
             self._kept.popleft().abort()
+        if self._kept:
+            due = self._kept[0].since + FRESH - now
+            self._pruning = asyncio.get_running_loop().call_later(due, self._prune)
 
     async def _connected(self, until: float | None) -> _Connection:
         loop = asyncio.get_running_loop()
