@@ -77,6 +77,33 @@ async def test_what_one_process_publishes_comes_to_another(server: NatsChild) ->
             await queued.until(2)
 
 
+async def test_a_subscription_is_known_to_the_server_when_it_has_begun(
+    server: NatsChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server is asked is answered after it has heard of the subscription, whoever is busy meanwhile."""
+    async with AsyncExitStack() as stack:
+        connection = Connection(server.address)
+        await connection.start(stack)
+        transport, written = connection.client._transport, bytearray()
+        assert transport is not None
+        write, write_all = transport.write, transport.writelines
+
+        def seen(data: bytes) -> None:
+            written.extend(data)
+            write(data)
+
+        def all_seen(data: list[bytes]) -> None:
+            written.extend(b"".join(data))
+            write_all(data)
+
+        monkeypatch.setattr(transport, "write", seen)
+        monkeypatch.setattr(transport, "writelines", all_seen)
+        for queue in ("", "q"):
+            written.clear()
+            async with NatsBroker(connection).subscribe("micro", "orders", lambda _: None, queue):
+                assert 0 <= written.find(b"SUB ") < written.find(b"PING"), written
+
+
 async def test_subscriptions_outlive_a_killed_server(tmp_path: Path) -> None:
     with nats_child(tmp_path) as server:
         async with AsyncExitStack() as stack:

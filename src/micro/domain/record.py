@@ -382,8 +382,10 @@ def check_exact(metadata: object, subject: str) -> None:
             f"{subject} has bytes in it, which JSON has not: give them as a string, in base64"
         )
     if isinstance(metadata, int) and abs(metadata) > EXACT:
+        # Python itself writes no number of thousands of digits.
+        number = str(metadata) if metadata.bit_length() < 64 else f"of {metadata.bit_length():,} bits"
         raise errors.invalid_argument(
-            f"{subject} has the number {str(metadata)[:20]} in it, and whole numbers keep their digits up to {EXACT:,} "
+            f"{subject} has the number {number} in it, and whole numbers keep their digits up to {EXACT:,} "
             "only: give it as a string"
         )
     inner = metadata.values() if isinstance(metadata, Mapping) else metadata

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micro.domain import errors
-from micro.domain.errors import Kind
+from micro.domain.errors import Error, Kind
 from micro.domain.record import (
     BATCH_OPERATIONS,
     METADATA_DEPTH,
@@ -24,6 +24,7 @@ from micro.domain.record import (
     Query,
     Record,
     check_batch,
+    check_exact,
     check_key,
     check_query,
     check_table,
@@ -132,6 +133,22 @@ def test_metadata_comes_back_as_it_was(metadata: dict[str, Any]) -> None:
     found = decode_metadata(text)
     assert found == metadata
     assert [type(value) for value in found.values()] == [type(value) for value in metadata.values()]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([{"a": 2**53 + 1}], "has the number 9007199254740993 in it"),
+        (-(2**60), "has the number -1152921504606846976 in it"),
+        pytest.param(10**5000, "has the number of 16,610 bits in it", id="thousands of digits"),
+        ({"a": b"x"}, "has bytes in it"),
+    ],
+)
+def test_metadata_that_would_come_back_as_something_else_is_refused(value: object, words: str) -> None:
+    with pytest.raises(Error, match=words) as raised:
+        check_exact(value, "the metadata of 'ann'")
+    assert raised.value.kind is Kind.INVALID_ARGUMENT
+    check_exact({"a": [2**53, -1.5, "b", None, True]}, "the metadata of 'ann'")
 
 
 def test_what_is_kept_is_a_copy() -> None:

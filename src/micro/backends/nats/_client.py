@@ -3,6 +3,7 @@ server of the cluster has gone, and hands over a message at once."""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import Callable
@@ -95,6 +96,12 @@ class NatsClient(Client):
         if self._pending_data_size and self.is_connected and self._transport is not None:
             pending, self._pending, self._pending_data_size = self._pending, [], 0
             self._transport.writelines(pending)
+
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        """The library writes its question before what waits to be written, so that the answer says nothing of that: a
+        subscription would count as known to the server before the server had heard of it."""
+        self.push()
+        await super()._send_ping(future)
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
