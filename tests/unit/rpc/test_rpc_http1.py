@@ -63,7 +63,7 @@ def test_a_length_may_be_said_twice() -> None:
     assert (found, answer.ended, answer.last) == (b"ab", True, False)
 
 
-@pytest.mark.parametrize("step", [1, 1 << 20])
+@pytest.mark.parametrize("step", [13, 1 << 20])
 def test_a_head_has_a_limit_and_may_reach_it(step: int) -> None:
     start = OK + b"transfer-encoding: chunked\r\na: "
     full = start + b"x" * (MAX_HEAD - len(start))
