@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -24,7 +23,9 @@ from micro.backends.envoy.ads import EnvoyDataplane
 from micro.backends.envoy.compile import CLUSTER, Snapshot
 from micro.backends.envoy.front import Front
 from micro.domain import route
+from micro.domain.address import split
 from micro.domain.service import Endpoint, Node, Registration, StreamKind, Value
+from micro.ports.free_address import free_address
 from micro.rpc import asgi_server
 from micro.rpc.gen.envoy.config.cluster.v3.cluster_pb import Cluster
 from micro.rpc.gen.envoy.service.discovery.v3.discovery_pb import DeltaDiscoveryRequest, Resource
@@ -37,9 +38,7 @@ EMPTY = Value("Empty", "message")
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return split(free_address())[1]
 
 
 def registration(

@@ -17,6 +17,8 @@ import pytest
 import worlds
 
 from authority import Authority
+from micro.domain.address import split
+from micro.ports.free_address import free_address
 from micro.ports.sessions import Sessions
 from micro.rpc.gen.micro.auth.v1.auth_pb import TokenRequest, TokenResponse
 
@@ -145,7 +147,7 @@ def test_a_lost_secret_of_the_admins_is_replaced_at_a_start_that_says_so(tmp_pat
 
 
 def test_what_would_be_open_to_others_by_mistake_is_refused(tmp_path: Path) -> None:
-    port = world_port()
+    port = split(free_address())[1]
     with worlds.world(tmp_path) as world:
         line = refused(world, "--proxy-address", f"0.0.0.0:{port}")
         assert "needs TLS" in line
@@ -157,11 +159,6 @@ def test_what_would_be_open_to_others_by_mistake_is_refused(tmp_path: Path) -> N
         assert "does not fit" in refused(world, "--tls-cert", str(cert), "--tls-key", str(other))
         assert "cannot be read" in refused(world, "--tls-cert", str(cert), "--tls-key", str(tmp_path / "none"))
         assert "not a web origin" in refused(world_with(world, MICRO_CORS_ORIGINS="*"))
-
-
-def world_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def world_with(world: worlds.World, **extra: str) -> worlds.World:
