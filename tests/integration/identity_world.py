@@ -18,7 +18,7 @@ import grpc
 import worlds
 
 from micro.ports.sessions import Sessions
-from micro.rpc import codegen, gen
+from micro.rpc import gen
 
 WITHIN = 1.0
 """Seconds in which a change acts on every service: what the platform promises."""
@@ -212,12 +212,7 @@ def written(world: worlds.World, namespace: str, name: str) -> Path:
     source, proto = SOURCE, PROTO
     for old, new in replaced.items():
         source, proto = source.replace(old, new), proto.replace(old, new)
-    folder = world.home / "src" / namespace / name
-    (folder / "proto").mkdir(parents=True)
-    (folder / "main.py").write_text(source)
-    (folder / "proto" / f"{name}.proto").write_text(proto)
-    codegen.generate(folder / "proto", folder / "proto")
-    return folder
+    return worlds.written(world.home / "src" / namespace / name, name, source, proto)
 
 
 @contextlib.contextmanager

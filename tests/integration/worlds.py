@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -49,6 +51,27 @@ service Helloworld { rpc Call(Request) returns (Response); }
 message Request { string name = 1; }
 message Response { string msg = 1; }
 """
+
+
+def written(folder: Path, name: str, source: str, proto: str) -> Path:
+    """A folder with the source of a service, and the generated code of its contract."""
+    (folder / "proto").mkdir(parents=True, exist_ok=True)
+    (folder / "main.py").write_text(source)
+    if proto:
+        for file, content in generated(name, proto).items():
+            (folder / "proto" / file).write_text(content)
+    return folder
+
+
+@functools.cache
+def generated(name: str, proto: str) -> dict[str, str]:
+    """A contract and its code by the names of their files; many tests use the same contracts."""
+    from micro.rpc import codegen
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / f"{name}.proto").write_text(proto)
+        codegen.generate(Path(folder), Path(folder))
+        return {file.name: file.read_text() for file in Path(folder).iterdir()}
 
 
 @dataclass
@@ -113,15 +136,7 @@ class World:
 
     def service(self, name: str = "helloworld", source: str = HELLO, proto: str = PROTO) -> Path:
         """Write the source of a service, with its generated code."""
-        from micro.rpc import codegen
-
-        folder = self.home / "src" / name
-        (folder / "proto").mkdir(parents=True, exist_ok=True)
-        (folder / "main.py").write_text(source)
-        if proto:
-            (folder / "proto" / f"{name}.proto").write_text(proto)
-            codegen.generate(folder / "proto", folder / "proto")
-        return folder
+        return written(self.home / "src" / name, name, source, proto)
 
     def processes(self) -> dict[str, int]:
         """Running processes by unit or process id, as the supervisor recorded them."""

@@ -36,9 +36,6 @@ _IDLE = 4
 _FRESH = 60.0
 """Seconds that they are kept; far less than the mesh keeps them."""
 
-_AGAIN = 0.1
-"""Seconds until somebody who does not listen is asked again: the mesh restarts within a second."""
-
 _FAILED = 64 << 10
 """Bytes that are read of an answer that is no stream."""
 
@@ -110,21 +107,13 @@ class BulkChannel(Channel):
                 return kept
             kept.abort()
         patience = time.monotonic() + DEFAULT_TIMEOUT
-        loop = asyncio.get_running_loop()
-        name = self._host if self._tls is not None else None
         try:
             async with asyncio.timeout((patience if until is None else min(patience, until)) - time.monotonic()):
-                while True:
-                    try:
-                        _, made = await loop.create_connection(
-                            http1.Connection, self._host, self._port, ssl=self._tls, server_hostname=name
-                        )
-                    except ssl.SSLError:
-                        raise silent(self.target) from None
-                    except OSError:
-                        await asyncio.sleep(_AGAIN)
-                    else:
-                        return made
+                return await http1.connected(http1.Connection, self._host, self._port, lambda: self._closed, self._tls)
+        except ssl.SSLError:
+            raise silent(self.target) from None
+        except http1.BrokenError as error:
+            raise errors.unavailable(f"the connection to {self.target} failed: {error}") from None
         except TimeoutError:
             if until is not None and until < patience:
                 raise errors.deadline_exceeded(

@@ -28,9 +28,6 @@ FRESH = 60.0
 PATIENCE = 10.0
 """Seconds that a call without a deadline waits until somebody listens."""
 
-_AGAIN = 0.1
-"""Seconds until somebody who does not listen is asked again: the mesh restarts within a second."""
-
 _HEADS = 512
 """Heads of requests that are kept: most calls of a process differ in their messages only."""
 
@@ -184,23 +181,19 @@ class Exchanges:
             self._pruning = asyncio.get_running_loop().call_later(due, self._prune)
 
     async def _connected(self, until: float | None) -> _Connection:
-        loop = asyncio.get_running_loop()
         patience = time.monotonic() + PATIENCE if until is None else until
         self._opening += 1
         try:
             async with asyncio.timeout(patience - time.monotonic()):
-                while not self._closed:
-                    try:
-                        _, made = await loop.create_connection(lambda: _Connection(self._open), self._host, self._port)
-                    except OSError:
-                        await asyncio.sleep(_AGAIN)
-                    else:
-                        return made
+                return await http1.connected(
+                    lambda: _Connection(self._open), self._host, self._port, lambda: self._closed
+                )
         except TimeoutError:
             raise NobodyError from None
+        except BrokenError as error:
+            raise errors.unavailable(f"the connection to {self.target} failed: {error}") from None
         finally:
             self._opening -= 1
-        raise errors.unavailable(f"the connection to {self.target} is closed")
 
 
 class _Connection(asyncio.Protocol):

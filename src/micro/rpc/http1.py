@@ -8,10 +8,13 @@ import contextlib
 import functools
 import re
 import socket
+import ssl
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import TypeVar, cast
+
+P = TypeVar("P", bound=asyncio.Protocol)
 
 MAX_HEAD = 64 << 10
 """Bytes that the head of an answer may have, with its trailer and the words that came before; and a line between the
@@ -22,6 +25,9 @@ _WAITING = 1 << 20
 
 _PROBES = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 """Seconds of silence until the other machine is asked whether it is there, and between questions; questions."""
+
+_AGAIN = 0.1
+"""Seconds until somebody who does not listen is asked again: the mesh restarts within a second."""
 
 _BEGIN = b"HTTP/1."
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
@@ -46,6 +52,29 @@ def head(method: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
             raise ValueError(f"the header {name[:40]!r} cannot be sent: its value has characters that headers have not")
         lines.append(line)
     return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
+async def connected(
+    make: Callable[[], P], host: str, port: int, ended: Callable[[], bool], tls: ssl.SSLContext | None = None
+) -> P:
+    """A connection, as soon as somebody listens: how long to wait is the caller's to say.
+
+    Raises:
+        ssl.SSLError: somebody listens, and does not show that he is `host`.
+        BrokenError: nobody needs it any more, as `ended` says.
+    """
+    loop = asyncio.get_running_loop()
+    name = host if tls is not None else None
+    while not ended():
+        try:
+            _, made = await loop.create_connection(make, host, port, ssl=tls, server_hostname=name)
+        except ssl.SSLError:
+            raise
+        except OSError:
+            await asyncio.sleep(_AGAIN)
+        else:
+            return made
+    raise BrokenError("it is closed")
 
 
 def pauses(version: tuple[int, int, int]) -> bool:

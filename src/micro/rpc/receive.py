@@ -16,7 +16,8 @@ Receive = Callable[[], Awaitable[Any]]
 FIRST_LOOK = 0.02
 """Seconds until a server that does not wait is asked again."""
 
-_SLOWEST_LOOK = 0.25
+_SLOWEST_LOOK = 1.0
+"""What it grows to: a caller that leaves is missed within a third of the time that the call has taken, or this."""
 
 _SMALL = 64 * 1024
 _PATIENCE = 1.0

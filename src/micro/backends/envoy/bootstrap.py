@@ -95,6 +95,7 @@ def config(gateway: Gateway) -> dict[str, Any]:
         },
         "static_resources": {"listeners": [_listener(gateway)], "clusters": [_control(gateway.control)]},
         "overload_manager": _overload(gateway.limits),
+        "watchdogs": asgi_server.WATCHDOGS,
         "layered_runtime": {
             "layers": [
                 {
