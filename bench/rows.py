@@ -144,12 +144,13 @@ def mesh() -> Iterator[Row]:
 
 
 def start() -> Iterator[Row]:
-    """Cold start, `micro run` to the first answer, idle memory, and the command line's own time."""
+    """Cold start, `micro run` to the first answer, what an idle platform takes, and the command line's own time."""
     with tempfile.TemporaryDirectory(prefix="micro-bench-") as home:
         platform = processes.Platform(Path(home))
         try:
             yield Row("micro server, cold start to healthy", platform.start(), "s", 5, at_most=True, dream=2.5)
             yield Row("idle platform, proportional memory", memory(platform.pids()), "MB", 600, at_most=True, dream=350)
+            yield Row("idle platform, processor", _idle(platform.pids()), "% of a core")
             yield Row("micro run to first answer", _first_answer(platform), "s", 1.5, at_most=True, dream=0.8)
             yield Row("micro --help", _wall(platform, "--help"), "ms", 120, at_most=True, dream=60)
             yield Row("micro services", _wall(platform, "services"), "ms", 250, at_most=True, dream=120)
@@ -191,6 +192,13 @@ def memory(pids: dict[str, int]) -> float:
 def _cpu(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _idle(pids: dict[str, int], seconds: float = 20.0) -> float:
+    """What processes take of one core while nobody calls, percent."""
+    before = sum(_cpu(pid) for pid in pids.values())
+    time.sleep(seconds)
+    return (sum(_cpu(pid) for pid in pids.values()) - before) / seconds * 100
 
 
 def scale() -> Iterator[Row]:
