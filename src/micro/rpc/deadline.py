@@ -29,8 +29,8 @@ _GRPC_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n"
 
 
 CALLERS = b"micro-timeout"
-"""The caller's own grpc-timeout, as the gateways hand it on; "-" where there was none. They put their patience, which
-is longer than any method's, into grpc-timeout itself."""
+"""The caller's own grpc-timeout behind a "-", as the gateways hand it on; "-" alone where there was none. They put
+their patience, which is longer than any method's, into grpc-timeout itself."""
 
 
 def given(headers: Mapping[bytes, bytes]) -> bytes | None:
@@ -38,7 +38,7 @@ def given(headers: Mapping[bytes, bytes]) -> bytes | None:
     callers = headers.get(CALLERS)
     if callers is None:
         return headers.get(b"grpc-timeout")
-    return None if callers == b"-" else callers
+    return callers.removeprefix(b"-") or None
 
 
 def restored(scope: Scope, headers: Mapping[bytes, bytes]) -> Scope:

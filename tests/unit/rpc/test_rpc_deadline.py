@@ -240,3 +240,20 @@ async def test_a_stream_that_never_waits_lets_others_have_their_turn() -> None:
     while turns < 3:
         await breath()
     task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ({}, None),
+        ({b"grpc-timeout": b"5S"}, b"5S"),
+        ({b"grpc-timeout": b"11S", b"micro-timeout": b"-"}, None),
+        ({b"grpc-timeout": b"11S", b"micro-timeout": b"-5S"}, b"5S"),
+    ],
+)
+def test_the_deadline_is_the_callers_and_not_that_of_the_gateway_between(
+    headers: dict[bytes, bytes], found: bytes | None
+) -> None:
+    assert deadline.given(headers) == found
+    kept = deadline.restored({"headers": [*headers.items(), (b"x", b"y")]}, headers)["headers"]
+    assert dict(kept) == {b"x": b"y", **({b"grpc-timeout": found} if found else {})}

@@ -269,8 +269,7 @@ def _early() -> dict[str, Any]:
     itself, since no address counts as internal."""
     namespace = {"key": shared.NAMESPACE, "value": shared.NO_NAMESPACE}
     peer = {"key": "x-forwarded-for", "value": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
-    # The second is left out by itself where the request has no such header.
-    none, callers = ({"key": "micro-timeout", "value": value} for value in ("-", "%REQ(GRPC-TIMEOUT)%"))
+    timeout = {"key": "micro-timeout", "value": "-%REQ(GRPC-TIMEOUT)%"}
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
@@ -281,8 +280,7 @@ def _early() -> dict[str, Any]:
                 {"append": {"header": namespace, "append_action": "ADD_IF_ABSENT"}},
                 {"append": {"header": peer, "append_action": "APPEND_IF_EXISTS_OR_ADD"}},
                 # Further on, the route's own limit takes the place of a deadline that the caller did not give.
-                {"append": {"header": none, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
-                {"append": {"header": callers, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
+                {"append": {"header": timeout, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
             ],
         },
     }

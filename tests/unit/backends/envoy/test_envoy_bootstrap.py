@@ -172,7 +172,7 @@ def early(made):
 def test_services_can_rely_on_what_the_listeners_write(name):
     found = early(bootstrap.config(gateway(name)))
     assert ("micro-namespace", "-", "ADD_IF_ABSENT") in found
-    assert ("micro-timeout", "-", "OVERWRITE_IF_EXISTS_OR_ADD") in found
+    assert ("micro-timeout", "-%REQ(GRPC-TIMEOUT)%", "OVERWRITE_IF_EXISTS_OR_ADD") in found
     assert [key for key, _, _ in found if key in ("micro-actor", "authorization")] == []
 
 
