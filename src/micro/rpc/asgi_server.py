@@ -169,7 +169,26 @@ def config(app: str, address: str, admin: Path, websockets: bool = True, max_hea
             "filter_config": value(lifespan=True),
         },
     }
-    manager = {
+    filters: list[dict[str, Any]] = [{"name": "http", "typed_config": _manager(application)}]
+    if websockets:
+        handshake = {
+            "@type": _NETWORK_MODULE,
+            "dynamic_module_config": module,
+            "filter_name": "pyvoy-ws",
+            # pyvoy serves WebSockets on a thread and loop of their own, which would start the application twice.
+            "filter_config": value(lifespan=False),
+        }
+        filters.insert(0, {"name": "pyvoy-ws", "typed_config": handshake})
+    return {
+        "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
+        "static_resources": {"listeners": [_listener(address, filters)]},
+        "overload_manager": _overload(max_heap or int(_memory() * _MEMORY_SHARE)),
+        "watchdogs": WATCHDOGS,
+    }
+
+
+def _manager(application: dict[str, Any]) -> dict[str, Any]:
+    return {
         "@type": _HCM,
         "stat_prefix": "ingress_http",
         "route_config": {"virtual_hosts": [{"name": "app", "domains": ["*"]}]},
@@ -188,29 +207,13 @@ def config(app: str, address: str, admin: Path, websockets: bool = True, max_hea
             "initial_stream_window_size": STREAM_BUFFER,
         },
     }
-    filters: list[dict[str, Any]] = [{"name": "http", "typed_config": manager}]
-    if websockets:
-        handshake = {
-            "@type": _NETWORK_MODULE,
-            "dynamic_module_config": module,
-            "filter_name": "pyvoy-ws",
-            # pyvoy serves WebSockets on a thread and loop of their own, which would start the application twice.
-            "filter_config": value(lifespan=False),
-        }
-        filters.insert(0, {"name": "pyvoy-ws", "typed_config": handshake})
-    return {
-        "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
-        "static_resources": {"listeners": [_listener(address, filters)]},
-        "overload_manager": _overload(max_heap or int(_memory() * _MEMORY_SHARE)),
-        "watchdogs": WATCHDOGS,
-    }
 
 
 _RARELY = {"miss_timeout": "10s", "megamiss_timeout": "60s"}
 
 WATCHDOGS = {"main_thread_watchdog": _RARELY, "worker_watchdog": _RARELY}
-"""Envoy's threads report to its watchdogs ten times a second by default, also when nothing happens: a tenth of what an
-idle platform takes. They only count here; a process that hangs is found by its health."""
+"""Envoy's threads report to its watchdogs ten times a second by default, also when nothing happens. They only count
+here; a process that hangs is found by its health."""
 
 
 def _memory() -> int:

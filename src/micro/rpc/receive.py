@@ -17,7 +17,7 @@ FIRST_LOOK = 0.02
 """Seconds until a server that does not wait is asked again."""
 
 _SLOWEST_LOOK = 0.25
-"""What it grows to. Longer would spare an idle platform half a percent of a core, and cost a queue of subscribers the
+"""What it grows to. Longer would spare an idle platform some of the processor, and cost a queue of subscribers the
 messages that go to one who has left meanwhile."""
 
 _SMALL = 64 * 1024
