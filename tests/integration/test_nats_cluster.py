@@ -1,7 +1,6 @@
 """Three NATS servers: the leader is killed under load, and another later; what was acknowledged is there."""
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -393,7 +392,6 @@ def test_a_server_that_cannot_use_nats_says_why_in_one_line(
         assert "wrong-password" not in done.stdout + done.stderr
 
 
-@pytest.mark.skipif(not os.environ.get("MICRO_SOAK"), reason="takes half a minute: MICRO_SOAK=1 runs it")
 async def test_a_platform_on_a_cluster_lives_through_the_loss_of_a_server(tmp_path: Path) -> None:
     with (
         nats_cluster(tmp_path / "cluster") as cluster,
