@@ -453,6 +453,12 @@ _EVENTS: Mapping[str, Case] = {
             topic="orders", events=[events.NewEvent(payload=b"x")], namespace=about.field
         )
     ),
+    f"{_E}Stream/PublishEach": _plain(
+        lambda about: [
+            events.PublishEachRequest(topic="orders", events=[events.NewEvent(payload=b"x")], namespace=about.field)
+        ],
+        enough=lambda told: any(one.events for one in told),
+    ),
     f"{_E}Stream/Consume": _plain(
         lambda about: [events.ConsumeRequest(topic="kept", from_=_ALL_EVENTS, auto_ack=True, namespace=about.field)],
         enough=lambda told: any(one.events for one in told),

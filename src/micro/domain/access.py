@@ -115,6 +115,7 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
         "/micro.broker.v1.Broker/Subscribe": _A,
         "/micro.events.v1.Stream/Publish": _A,
         "/micro.events.v1.Stream/PublishBatch": _A,
+        "/micro.events.v1.Stream/PublishEach": _A,
         "/micro.events.v1.Stream/Consume": _A,
         "/micro.events.v1.Events/Read": _A,
         "/micro.events.v1.Topics/List": _A,

@@ -11,14 +11,14 @@ from __future__ import annotations
 from micro.rpc.client import Client, Pool, address
 from micro.rpc.credentials import Environment
 
-__all__ = ["Client", "address", "as_caller", "call", "close", "identity", "of", "pool", "stream"]
+__all__ = ["Client", "address", "as_caller", "call", "close", "default", "identity", "of", "pool", "stream"]
 
 pool = Pool()
 identity = Environment(Client(pool=pool))
-_client = Client(pool=pool, identity=identity)
+default = Client(pool=pool, identity=identity)
 
-as_caller = _client.as_caller
-call = _client.call
-stream = _client.stream
-of = _client.of
-close = _client.close
+as_caller = default.as_caller
+call = default.call
+stream = default.stream
+of = default.of
+close = default.close

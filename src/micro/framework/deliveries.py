@@ -210,7 +210,7 @@ class Deliveries:
         self.joined = False
         self._patience = patience
         self._heard = heard or (lambda _: None)
-        self._stream = client.of(StreamClient)
+        self._stream = client.of(StreamClient, bulk=True)
         self._patient = wanted.ack_wait or ACK_WAIT
         self._outbox = self._new_outbox()
         self._outbox.broken = True

@@ -1,7 +1,8 @@
-"""Streams of large messages: Connect over HTTP/1.1, a connection for each stream that is under way.
+"""Streams of large messages, and of messages in a hurry: Connect over HTTP/1.1, a connection for each stream that is
+under way.
 
-HTTP/2 cuts everything into frames of 16 KiB, which each process on the way takes apart and makes anew. Here bytes go
-on as they come.
+HTTP/2 cuts everything into frames of 16 KiB, which each process on the way takes apart and makes anew; and `grpc.aio`
+wakes threads of its own for each message. Here bytes go on as they come, and the event loop reads them itself.
 """
 
 from __future__ import annotations
@@ -41,8 +42,7 @@ _FAILED = 64 << 10
 
 
 class BulkChannel(Channel):
-    """Connections to one address, in one event loop, for methods that stream protobuf messages one way:
-    "stream_unary" and "unary_stream".
+    """Connections to one address, in one event loop, for methods that stream protobuf messages.
 
     Raises FAILED_PRECONDITION when what MICRO_CA, MICRO_CERT and MICRO_KEY name cannot be used.
     """
@@ -55,10 +55,15 @@ class BulkChannel(Channel):
         self._tls = None if bare == target else tls.context()
         self._kept: list[tuple[float, http1.Connection]] = []
         self._closed = False
+        self._both: set[_Exchange] = set()
+        # With TLS there may be a load balancer on the way that waits for the end of what it hands on.
+        self.hurried = self._tls is None
 
     async def close(self) -> None:
-        """End the connections that wait; one that is under way ends with its stream."""
+        """End the connections that wait, and streams of both directions, which may have no end; others have one."""
         self._closed = True
+        for exchange in self._both:
+            exchange.connection.abort()
         while self._kept:
             self._kept.pop()[1].abort()
 
@@ -79,14 +84,18 @@ class BulkChannel(Channel):
         until = None if timeout is None else time.monotonic() + timeout
         sent, head = call.sent(request), self._head(call, timeout, metadata)
         exchange = _Exchange(call, await self._connected(until), until)
+        if call.kind == "stream_stream":
+            self._both.add(exchange)
         try:
             answers = exchange.answers(head, sent)
             async with contextlib.aclosing(answers):
                 async for answer in answers:
                     yield answer
         except http1.BrokenError as error:
+            self.hurried &= not isinstance(error, http1.ForeignError)
             raise errors.unavailable(f"the connection to {self.target} failed: {error}") from None
         finally:
+            self._both.discard(exchange)
             self._left(exchange)
 
     def _head(self, call: Call, timeout: float | None, metadata: Metadata) -> bytes:
@@ -176,6 +185,9 @@ class _Exchange:
     async def _send(self, head: bytes, sent: Any) -> None:
         parts = [head]
         try:
+            if self._call.kind == "stream_stream":  # there may be an answer before the first message
+                await self.connection.send(parts)
+                parts = []
             async for message in outgoing.each(sent):
                 prefix = envelopes.prefix(sum(map(len, message)))
                 parts += (b"%x\r\n" % (len(prefix) + sum(map(len, message))), prefix, *message)

@@ -92,8 +92,21 @@ def service_of(contract: str) -> str:
     return (".".join(parts) or names.snake(name)).replace("_", "-").lower()
 
 
+def named_namespace() -> str:
+    """The namespace that the call names which is served now; calls that it makes are about that. Empty for none."""
+    current = CURRENT.get()
+    given = current.metadata.get("micro-namespace") if current is not None else None
+    return given if given not in (None, "-") else ""
+
+
 class Channel:
-    """A connection to one address, in one event loop."""
+    """A connection to one address, in one event loop.
+
+    Attributes:
+        hurried: whether streams of both directions are written and read by the event loop itself.
+    """
+
+    hurried = False
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -322,6 +335,11 @@ class Client:
     def channel(self, *, bulk: bool = False) -> Channel:
         return self.pool.channel(self._target or address(), bulk=bulk)
 
+    @property
+    def hurried(self) -> bool:
+        """Whether there is a way on which a message of a stream costs much less than a call."""
+        return self.channel(bulk=True).hurried
+
     async def close(self) -> None:
         """Close the connections of the running event loop."""
         await self.pool.close()
@@ -386,7 +404,7 @@ class Client:
 
         Args:
             service: the service to call; by default the one named like the contract's package.
-            bulk: whether its streams carry so much that each is worth a connection of its own.
+            bulk: whether its streams carry so much, or are in such a hurry, that each is worth a connection of its own.
         """
         cls = cast("type[Any]", typed)
         if not issubclass(cls, ConnectClient):
@@ -450,9 +468,8 @@ class Client:
 
     def metadata(self, service: str, metadata: Mapping[str, str] | None) -> Metadata:
         """The headers of a call, but for our own token. Raises FAILED_PRECONDITION where the caller's may not go."""
-        current = CURRENT.get()
-        given = current.metadata.get("micro-namespace") if current is not None else None
-        namespace = given if given not in (None, "", "-") else os.environ.get("MICRO_NAMESPACE", "")
+        given = named_namespace()
+        namespace = given or os.environ.get("MICRO_NAMESPACE", "")
         sent = {"micro-service": service, **self._metadata}
         if namespace:
             sent["micro-namespace"] = namespace
@@ -508,13 +525,15 @@ class _Typed(ConnectClient):
     def __init__(self, client: Client, service: str | None, bulk: bool) -> None:
         self._client = client
         self._service = service
-        self._bulk = ("stream_unary", "unary_stream") if bulk else ()
+        self._bulk = bulk
 
     async def close(self) -> None:
         """Nothing to close: the connections are shared."""
 
     def _call(self, kind: str, method: MethodInfo[Any, Any], headers: Any) -> tuple[Channel, Call, Metadata]:
-        channel = self._client.channel(bulk=kind in self._bulk)
+        channel = self._client.channel(bulk=self._bulk and kind != "unary_unary")
+        if kind == "stream_stream" and not channel.hurried:
+            channel = self._client.channel()
         path = f"/{method.service_name}/{method.name}"
         call = channel.make(kind, path, binary.encode, method.output.from_binary)
         service = self._service or service_of(method.service_name)

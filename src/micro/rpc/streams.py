@@ -1,11 +1,12 @@
-"""Streams of one direction over Connect, protobuf and uncompressed: what programs of the platform speak where it is a
-matter of many bytes. Their messages are cut out of large pieces and made into such, with few steps for each."""
+"""Streams over Connect, protobuf and uncompressed: what programs of the platform speak where it is a matter of many
+bytes, or of little time. Their messages are cut out of large pieces and made into such, with few steps for each."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -32,7 +33,7 @@ _TYPE = (b"content-type", KIND.encode())
 def serves(method: Method, headers: RawHeaders) -> bool:
     """Whether a call is one of those that are served here."""
     return (
-        method.kind in (StreamKind.CLIENT, StreamKind.SERVER)
+        method.kind is not StreamKind.UNARY
         and headers.get(b"content-type") == _TYPE[1]
         and headers.get(b"connect-content-encoding", b"identity") == b"identity"
         and b"connect-accept-encoding" not in headers
@@ -54,6 +55,11 @@ async def serve(ctx: Context, headers: RawHeaders, receive: Receive, send: Send,
                 with admission.of(ctx):
                     response = await method.invoke(requests, ctx, None)
             await answer.add(response)
+        elif method.kind is StreamKind.BIDI:
+            heard = asyncio.Event()
+            requests = _requests(receive, method.input, limit, heard.set)
+            watched = _once(heard, receive)
+            await deadline.run(_all(method, requests, ctx, answer), ctx.deadline, watched)
         else:
             request = await deadline.run(_request(receive, method.input, limit), ctx.deadline)
             await deadline.run(_all(method, request, ctx, answer), ctx.deadline, receive)
@@ -161,8 +167,10 @@ async def _request(receive: Receive, cls: type[Message], limit: int) -> Any:
     return _decoded(cls, [body[frames.PREFIX :]])
 
 
-async def _requests(receive: Receive, cls: type[Message], limit: int) -> AsyncGenerator[Any]:
-    """The messages of a request, as they arrive."""
+async def _requests(
+    receive: Receive, cls: type[Message], limit: int, ended: Callable[[], None] = lambda: None
+) -> AsyncGenerator[Any]:
+    """The messages of a request, as they arrive; `ended` is called when all have."""
     held, more = Envelopes(limit, COMPRESSED), True
     while more:
         message = await receive()
@@ -176,6 +184,17 @@ async def _requests(receive: Receive, cls: type[Message], limit: int) -> AsyncGe
                 raise errors.internal("protocol error: sent compressed message without compression support")
             yield _decoded(cls, data)
     held.end()
+    ended()
+
+
+def _once(heard: asyncio.Event, receive: Receive) -> Receive:
+    """What tells whether the caller has left, once it has said all: before, whoever reads its messages is told."""
+
+    async def take() -> Any:
+        await heard.wait()
+        return await receive()
+
+    return take
 
 
 def _decoded(cls: type[Message], data: Sequence[bytes | memoryview]) -> Any:

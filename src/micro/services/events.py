@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from micro.domain import errors, topic
-from micro.domain.errors import Error
+from micro.domain.errors import Error, Kind
 from micro.domain.event import check, check_batch
 from micro.domain.terms import Terms
+from micro.rpc.deadline import DisconnectedError
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.gen.micro.events.v1.events_connect import Events, Stream
 from micro.services import _events_messages as messages
@@ -45,6 +46,20 @@ class StreamHandler(Stream):
         check_batch(events)
         appended = await self._topics.append(namespace, name, events)
         return pb.PublishBatchResponse(events=[messages.published(one) for one in appended])
+
+    async def publish_each(
+        self, request: AsyncIterator[pb.PublishEachRequest], ctx: Any
+    ) -> AsyncIterator[pb.PublishEachResponse]:
+        yield pb.PublishEachResponse()
+        async for told in request:
+            try:
+                batch = pb.PublishBatchRequest(topic=told.topic, events=told.events, namespace=told.namespace)
+                answer = pb.PublishEachResponse(events=(await self.publish_batch(batch, ctx)).events)
+            except Error as error:
+                if error.kind is Kind.PERMISSION_DENIED:
+                    raise
+                answer = pb.PublishEachResponse(code=error.kind.code, message=error.message)
+            yield answer
 
     def _publishes(self, namespace: str, name: str, ctx: Any) -> tuple[str, str]:
         namespace = self._topics.namespace(ctx, namespace)
@@ -90,6 +105,8 @@ async def _listen(seat: Seat, first: pb.ConsumeRequest, requests: AsyncIterator[
         seat.hear(first)
         async for request in requests:
             seat.hear(request)
+    except DisconnectedError:
+        seat.gone()
     except Error as error:
         seat.fail(error)
     except Exception:  # noqa: BLE001 - the caller is gone, whatever the protocol calls that

@@ -14,7 +14,7 @@ import pytest
 
 from authority import Authority
 from gen.echo.v1.echo_connect import EchoClient
-from gen.echo.v1.echo_pb import CountRequest, SumRequest
+from gen.echo.v1.echo_pb import CountRequest, EchoRequest, EchoResponse, SumRequest
 from micro.domain.audience import Audience
 from micro.domain.errors import Error, Kind
 from micro.ports.free_address import free_address
@@ -272,3 +272,88 @@ async def test_a_header_that_would_be_two_is_refused(echo: EchoClient) -> None:
     with pytest.raises(Error, match="cannot be sent") as refused:
         await echo.sum(numbers(1), headers={"x-a": "b\r\nx-c: d"})
     assert refused.value.kind is Kind.INVALID_ARGUMENT
+
+
+async def names(*found: str) -> AsyncIterator[EchoRequest]:
+    for name in found:
+        yield EchoRequest(name=name)
+
+
+async def test_both_sides_talk_at_once(echo: EchoClient) -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+
+    async def talking() -> AsyncIterator[EchoRequest]:
+        while name := await said.get():
+            yield EchoRequest(name=name)
+
+    answers = echo.chat(talking())
+    for name in ("a", "b"):
+        said.put_nowait(name)
+        assert (await anext(answers)).name == name.upper()
+    said.put_nowait("")
+    assert [answer async for answer in answers] == []
+
+
+async def test_what_fails_in_a_talk_is_told_before_all_is_said(echo: EchoClient) -> None:
+    async def failing() -> AsyncIterator[EchoRequest]:
+        yield EchoRequest(name="a")
+        yield EchoRequest(name="fail")
+        await asyncio.Event().wait()
+
+    answers = echo.chat(failing())
+    assert (await anext(answers)).name == "A"
+    with pytest.raises(Error, match="no more") as failed:
+        await anext(answers)
+    assert failed.value.kind is Kind.ABORTED
+
+
+async def test_an_answer_can_come_before_anything_was_said() -> None:
+    begun = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        hello = EchoResponse(name="hello").to_binary()
+        body = prefix(len(hello)) + hello
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/connect+proto\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        writer.write(b"%x\r\n%s\r\n" % (len(body), body))
+        begun.set()
+
+    async def silent() -> AsyncIterator[EchoRequest]:
+        await asyncio.Event().wait()
+        yield EchoRequest()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        client = Client(f"{host}:{port}")
+        answers = client.of(EchoClient, bulk=True).chat(silent())
+        assert (await anext(answers)).name == "hello"
+        await client.close()
+        with pytest.raises(Error, match="the connection ended") as ended:
+            await anext(answers)
+        assert ended.value.kind is Kind.UNAVAILABLE, "a talk may have no end of its own"
+
+
+async def test_who_speaks_no_http1_is_talked_to_in_another_way() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"\0\0\0\4\0\0\0\0\0")  # how HTTP/2 begins
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        client = Client(f"{host}:{port}")
+        assert client.hurried
+        with pytest.raises(Error, match="does not speak HTTP") as failed:
+            await anext(client.of(EchoClient, bulk=True).chat(names("a")))
+        assert failed.value.kind is Kind.UNAVAILABLE
+        assert not client.hurried
+        await client.close()
+
+
+async def test_private_connections_are_not_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MICRO_CA", raising=False)
+    assert not BulkChannel("https://127.0.0.1:1").hurried

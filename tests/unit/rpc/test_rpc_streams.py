@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pytest
 from echo_service import AuditHandler, EchoHandler, echo, frame
@@ -105,6 +105,76 @@ async def test_all_kinds_of_streams_over_grpc() -> None:
     assert added.body == requests(SumResponse(sum=5))
     assert chatted.body == requests(EchoResponse(name="A"))
     assert [answer.trailers["grpc-status"] for answer in (counted, added, chatted)] == ["0", "0", "10"]
+
+
+class Talk:
+    """A caller of `chat` over Connect, who says what he likes when he likes."""
+
+    headers: ClassVar = {"content-type": "application/connect+proto"}
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def say(self, name: str, *, last: bool = False) -> None:
+        body = frame(EchoRequest(name=name).to_binary())
+        self._said.put_nowait({"type": "http.request", "body": body, "more_body": not last})
+
+    def leave(self) -> None:
+        self._said.put_nowait({"type": "http.disconnect"})
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def hear(message: dict[str, Any]) -> None:
+            if message.get("body"):
+                self.heard.put_nowait(message["body"])
+
+        await self._app(scope, self._said.get, hear)
+
+
+async def test_both_sides_talk_over_connect() -> None:
+    talk = Talk(echo())
+    talking = asyncio.ensure_future(http(talk, "POST", "/echo.v1.Echo/Chat", headers=Talk.headers))
+    for name in ("a", "b"):
+        talk.say(name)
+        assert await talk.heard.get() == frame(EchoResponse(name=name.upper()).to_binary())
+    talk.say("fail", last=True)
+    end = await talk.heard.get()
+    assert (end[0], json.loads(end[5:])["error"]) == (2, {"code": "aborted", "message": "no more"})
+    await talking
+
+
+async def test_who_leaves_a_talk_ends_it() -> None:
+    talk = Talk(echo())
+    talking = asyncio.ensure_future(http(talk, "POST", "/echo.v1.Echo/Chat", headers=Talk.headers))
+    talk.say("a")
+    await talk.heard.get()
+    talk.leave()
+    await talking
+    assert talk.heard.empty(), "there is nobody to tell"
+
+
+async def test_who_leaves_after_all_was_said_cancels_the_rest_of_the_talk() -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Slow(EchoHandler):
+        async def chat(self, requests: Any, ctx: Any) -> Any:
+            async for _ in requests:
+                pass
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            yield EchoResponse()
+
+    talk = Talk(Application("echo", [Slow()]))
+    talking = asyncio.ensure_future(http(talk, "POST", "/echo.v1.Echo/Chat", headers=Talk.headers))
+    talk.say("a", last=True)
+    await begun.wait()
+    talk.leave()
+    await cancelled.wait()
+    await talking
 
 
 @pytest.mark.parametrize("method", ["sum", "chat"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from callers import ROOT, admin, calling, robot
@@ -11,7 +12,7 @@ from events_world import ALL, ANN, NEW, SHOP, World, at, world
 from micro.backends.memory.events import MemoryEvents
 from micro.domain import errors
 from micro.domain.delivery import GONE
-from micro.domain.errors import Kind
+from micro.domain.errors import Error, Kind
 from micro.domain.event import Progress, Retention
 from micro.domain.namespace import Quota
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
@@ -60,6 +61,33 @@ async def test_a_batch_is_one_behind_the_other() -> None:
         batch = pb.PublishBatchRequest(topic="orders", events=[pb.NewEvent(payload=b"%d" % n) for n in range(3)])
         answer = await w.stream.publish_batch(batch, calling(ANN))
         assert [one.offset for one in answer.events] == [1, 2, 3]
+
+
+async def test_a_stream_of_publishes_answers_each_and_outlives_what_is_wrong_with_one() -> None:
+    said: asyncio.Queue[pb.PublishEachRequest | None] = asyncio.Queue()
+
+    async def saying() -> AsyncIterator[pb.PublishEachRequest]:
+        while (request := await said.get()) is not None:
+            yield request
+
+    async with world() as w:
+        answers = w.stream.publish_each(saying(), calling(ANN))
+        assert await anext(answers) == pb.PublishEachResponse(), "it is open before anything was said"
+
+        async def publish(*events: pb.NewEvent, topic: str = "orders") -> pb.PublishEachResponse:
+            said.put_nowait(pb.PublishEachRequest(topic=topic, events=list(events)))
+            return await anext(answers)
+
+        two = await publish(pb.NewEvent(payload=b"1"), pb.NewEvent(payload=b"2", dedup_id="second"))
+        assert [one.offset for one in two.events] == [1, 2]
+        bad = await publish(pb.NewEvent(payload=b"x"), topic="no topic")
+        assert (bad.code, list(bad.events)) == ("invalid_argument", [])
+        assert "no topic" in bad.message
+        again = await publish(pb.NewEvent(payload=b"2", dedup_id="second"))
+        assert [(one.offset, one.duplicate) for one in again.events] == [(2, True)]
+        with pytest.raises(Error, match=r"topic micro.auth") as refused:
+            await publish(pb.NewEvent(payload=b"x"), topic="micro.auth")
+        assert refused.value.kind is Kind.PERMISSION_DENIED
 
 
 async def test_each_event_of_a_group_goes_to_one_member() -> None:

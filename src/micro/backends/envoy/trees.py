@@ -49,7 +49,7 @@ def first(conditions: Sequence[tuple[Predicate, OnMatch]], otherwise: OnMatch | 
     return OnMatch(on_match=oneof("matcher", matcher))
 
 
-def header(name: str, how: Literal["exact", "prefix"], value: str) -> Predicate:
+def header(name: str, how: Literal["exact", "prefix", "contains"], value: str) -> Predicate:
     """A condition on a header, case counts; one that is not there fulfils none."""
     return _single(name, StringMatcher(match_pattern=oneof(how, value)))
 

@@ -19,7 +19,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import events_pb
-from .events_pb import ConsumeRequest, ConsumeResponse, DeadLettersDropRequest, DeadLettersDropResponse, DeadLettersListRequest, DeadLettersListResponse, DeadLettersRedriveRequest, DeadLettersRedriveResponse, GroupsDeleteRequest, GroupsDeleteResponse, GroupsListRequest, GroupsListResponse, GroupsResetRequest, GroupsResetResponse, PublishBatchRequest, PublishBatchResponse, PublishRequest, PublishResponse, ReadRequest, ReadResponse, TopicsConfigureRequest, TopicsConfigureResponse, TopicsDeleteRequest, TopicsDeleteResponse, TopicsInfoRequest, TopicsInfoResponse, TopicsListRequest, TopicsListResponse, TopicsPurgeRequest, TopicsPurgeResponse
+from .events_pb import ConsumeRequest, ConsumeResponse, DeadLettersDropRequest, DeadLettersDropResponse, DeadLettersListRequest, DeadLettersListResponse, DeadLettersRedriveRequest, DeadLettersRedriveResponse, GroupsDeleteRequest, GroupsDeleteResponse, GroupsListRequest, GroupsListResponse, GroupsResetRequest, GroupsResetResponse, PublishBatchRequest, PublishBatchResponse, PublishEachRequest, PublishEachResponse, PublishRequest, PublishResponse, ReadRequest, ReadResponse, TopicsConfigureRequest, TopicsConfigureResponse, TopicsDeleteRequest, TopicsDeleteResponse, TopicsInfoRequest, TopicsInfoResponse, TopicsListRequest, TopicsListResponse, TopicsPurgeRequest, TopicsPurgeResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
@@ -48,6 +48,14 @@ class Stream(Protocol):
         PublishBatch appends several events to one topic, in order: all of them, one behind the other, or none. Where one of
         them was published before (`dedup_id`), or NATS is older than 2.12.1, they are appended one by one, and a failure
         may leave a part of them: the same batch with a dedup_id for each, published again, adds what is missing.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def publish_each(self, request: AsyncIterator[PublishEachRequest], ctx: RequestContext[PublishEachRequest, PublishEachResponse], /) -> AsyncIterator[PublishEachResponse]:
+        """
+        PublishEach appends as PublishBatch does, what each message says, and answers each before it takes the next; for
+        programs that publish often. The first answer, before any message, is empty. What is wrong with a message is told
+        in its answer; PERMISSION_DENIED ends the stream.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -101,6 +109,17 @@ class StreamASGIApplication(ConnectASGIApplication[Stream]):
                         stream_type=StreamType.UNARY,
                     ),
                     function=svc.publish_batch,
+                ),
+                "/micro.events.v1.Stream/PublishEach": Endpoint.bidi_stream(
+                    method=MethodInfo(
+                        name="PublishEach",
+                        service_name="micro.events.v1.Stream",
+                        input=PublishEachRequest,
+                        output=PublishEachResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.BIDI_STREAM,
+                    ),
+                    function=svc.publish_each,
                 ),
                 "/micro.events.v1.Stream/Consume": Endpoint.bidi_stream(
                     method=MethodInfo(
@@ -181,6 +200,31 @@ class StreamClient(ConnectClient):
             headers=headers,
             timeout_ms=timeout_ms,
         )
+    def publish_each(
+        self,
+        request: AsyncIterator[PublishEachRequest],
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> AsyncIterator[PublishEachResponse]:
+        """
+        PublishEach appends as PublishBatch does, what each message says, and answers each before it takes the next; for
+        programs that publish often. The first answer, before any message, is empty. What is wrong with a message is told
+        in its answer; PERMISSION_DENIED ends the stream.
+        """
+        return self.execute_bidi_stream(
+            request=request,
+            method=MethodInfo(
+                name="PublishEach",
+                service_name="micro.events.v1.Stream",
+                input=PublishEachRequest,
+                output=PublishEachResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.BIDI_STREAM,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
     def consume(
         self,
         request: AsyncIterator[ConsumeRequest],
@@ -228,6 +272,14 @@ class StreamSync(Protocol):
         PublishBatch appends several events to one topic, in order: all of them, one behind the other, or none. Where one of
         them was published before (`dedup_id`), or NATS is older than 2.12.1, they are appended one by one, and a failure
         may leave a part of them: the same batch with a dedup_id for each, published again, adds what is missing.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def publish_each(self, request: Iterator[PublishEachRequest], ctx: RequestContext[PublishEachRequest, PublishEachResponse], /) -> Iterator[PublishEachResponse]:
+        """
+        PublishEach appends as PublishBatch does, what each message says, and answers each before it takes the next; for
+        programs that publish often. The first answer, before any message, is empty. What is wrong with a message is told
+        in its answer; PERMISSION_DENIED ends the stream.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -279,6 +331,17 @@ class StreamWSGIApplication(ConnectWSGIApplication):
                         stream_type=StreamType.UNARY,
                     ),
                     function=service.publish_batch,
+                ),
+                "/micro.events.v1.Stream/PublishEach": EndpointSync.bidi_stream(
+                    method=MethodInfo(
+                        name="PublishEach",
+                        service_name="micro.events.v1.Stream",
+                        input=PublishEachRequest,
+                        output=PublishEachResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.BIDI_STREAM,
+                    ),
+                    function=service.publish_each,
                 ),
                 "/micro.events.v1.Stream/Consume": EndpointSync.bidi_stream(
                     method=MethodInfo(
@@ -355,6 +418,31 @@ class StreamClientSync(ConnectClientSync):
                 output=PublishBatchResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
                 stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def publish_each(
+        self,
+        request: Iterator[PublishEachRequest],
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Iterator[PublishEachResponse]:
+        """
+        PublishEach appends as PublishBatch does, what each message says, and answers each before it takes the next; for
+        programs that publish often. The first answer, before any message, is empty. What is wrong with a message is told
+        in its answer; PERMISSION_DENIED ends the stream.
+        """
+        return self.execute_bidi_stream(
+            request=request,
+            method=MethodInfo(
+                name="PublishEach",
+                service_name="micro.events.v1.Stream",
+                input=PublishEachRequest,
+                output=PublishEachResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.BIDI_STREAM,
             ),
             headers=headers,
             timeout_ms=timeout_ms,

@@ -382,6 +382,98 @@ class PublishBatchResponse(Message[_PublishBatchResponseFields]):
 
         events: list[PublishResponse]
 
+_PublishEachRequestFields: TypeAlias = Literal["topic", "events", "namespace"]
+
+class PublishEachRequest(Message[_PublishEachRequestFields]):
+    """
+    ```proto
+    message micro.events.v1.PublishEachRequest
+    ```
+
+    Attributes:
+        topic:
+            The topic of all.
+
+            ```proto
+            string topic = 1;
+            ```
+        events:
+            Up to 1,000, and 4 MiB together.
+
+            ```proto
+            repeated micro.events.v1.NewEvent events = 2;
+            ```
+        namespace:
+            Namespace; empty means the caller's.
+
+            ```proto
+            string namespace = 3;
+            ```
+    """
+
+    __slots__ = ("topic", "events", "namespace")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            topic: str = "",
+            events: list[NewEvent] | None = None,
+            namespace: str = "",
+        ) -> None:
+            pass
+
+        topic: str
+        events: list[NewEvent]
+        namespace: str
+
+_PublishEachResponseFields: TypeAlias = Literal["events", "code", "message"]
+
+class PublishEachResponse(Message[_PublishEachResponseFields]):
+    """
+    ```proto
+    message micro.events.v1.PublishEachResponse
+    ```
+
+    Attributes:
+        events:
+            One for each event, in order; none when it failed.
+
+            ```proto
+            repeated micro.events.v1.PublishResponse events = 1;
+            ```
+        code:
+            What failed, as errors are named: "resource_exhausted". Empty when nothing did.
+
+            ```proto
+            string code = 2;
+            ```
+        message:
+            Why.
+
+            ```proto
+            string message = 3;
+            ```
+    """
+
+    __slots__ = ("events", "code", "message")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            events: list[PublishResponse] | None = None,
+            code: str = "",
+            message: str = "",
+        ) -> None:
+            pass
+
+        events: list[PublishResponse]
+        code: str
+        message: str
+
 _StartFields: TypeAlias = Literal["new", "all", "offset", "time"]
 
 class Start(Message[_StartFields]):
@@ -1776,7 +1868,7 @@ class DeadLettersDropResponse(Message[_DeadLettersDropResponseFields]):
 
 
 _DESC = file_desc(
-    b'\n\x1cmicro/events/v1/events.proto\x12\x0fmicro.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto"\xe0\x02\n\x05Event\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n\x05topic\x18\x02 \x01(\tR\x05topic\x12\x16\n\x06offset\x18\x03 \x01(\x03R\x06offset\x128\n\ttimestamp\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampR\ttimestamp\x12@\n\x08metadata\x18\x05 \x03(\x0b2$.micro.events.v1.Event.MetadataEntryR\x08metadata\x12\x10\n\x03key\x18\x06 \x01(\tR\x03key\x12\x18\n\x07payload\x18\x07 \x01(\x0cR\x07payload\x12\x18\n\x07attempt\x18\x08 \x01(\x05R\x07attempt\x12\x1a\n\x08delivery\x18\t \x01(\x03R\x08delivery\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\x8d\x02\n\x08NewEvent\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12C\n\x08metadata\x18\x02 \x03(\x0b2\'.micro.events.v1.NewEvent.MetadataEntryR\x08metadata\x128\n\ttimestamp\x18\x03 \x01(\x0b2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x10\n\x03key\x18\x04 \x01(\tR\x03key\x12\x19\n\x08dedup_id\x18\x05 \x01(\tR\x07dedupId\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\xcd\x02\n\x0ePublishRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x18\n\x07payload\x18\x02 \x01(\x0cR\x07payload\x12I\n\x08metadata\x18\x03 \x03(\x0b2-.micro.events.v1.PublishRequest.MetadataEntryR\x08metadata\x128\n\ttimestamp\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x10\n\x03key\x18\x05 \x01(\tR\x03key\x12\x19\n\x08dedup_id\x18\x06 \x01(\tR\x07dedupId\x12\x1c\n\tnamespace\x18\x07 \x01(\tR\tnamespace\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"W\n\x0fPublishResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1c\n\tduplicate\x18\x03 \x01(\x08R\tduplicate"|\n\x13PublishBatchRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x121\n\x06events\x18\x02 \x03(\x0b2\x19.micro.events.v1.NewEventR\x06events\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"P\n\x14PublishBatchResponse\x128\n\x06events\x18\x01 \x03(\x0b2 .micro.events.v1.PublishResponseR\x06events"\x81\x01\n\x05Start\x12\x12\n\x03new\x18\x01 \x01(\x08H\x00R\x03new\x12\x12\n\x03all\x18\x02 \x01(\x08H\x00R\x03all\x12\x18\n\x06offset\x18\x03 \x01(\x03H\x00R\x06offset\x120\n\x04time\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampH\x00R\x04timeB\x04\n\x02at"\x8c\x03\n\x0eConsumeRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12*\n\x04from\x18\x03 \x01(\x0b2\x16.micro.events.v1.StartR\x04from\x12\x19\n\x08auto_ack\x18\x04 \x01(\x08R\x07autoAck\x12\x19\n\x08ack_wait\x18\x05 \x01(\x01R\x07ackWait\x12\x1f\n\x0bmax_deliver\x18\x06 \x01(\x05R\nmaxDeliver\x12\x18\n\x07backoff\x18\x07 \x03(\x01R\x07backoff\x12"\n\rmax_in_flight\x18\x08 \x01(\x05R\x0bmaxInFlight\x12\x1c\n\tnamespace\x18\t \x01(\tR\tnamespace\x12\x12\n\x04acks\x18\n \x03(\x03R\x04acks\x12+\n\x05nacks\x18\x0b \x03(\x0b2\x15.micro.events.v1.NackR\x05nacks\x12\x14\n\x05drain\x18\x0c \x01(\x08R\x05drain\x12\x18\n\x07touches\x18\r \x03(\x03R\x07touches"\x92\x01\n\x04Nack\x12\x1a\n\x08delivery\x18\x01 \x01(\x03R\x08delivery\x12\x19\n\x05delay\x18\x02 \x01(\x01H\x00R\x05delay\x88\x01\x01\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n\x07release\x18\x04 \x01(\x08R\x07release\x12\x17\n\x07give_up\x18\x05 \x01(\x08R\x06giveUpB\x08\n\x06_delay"o\n\x0fConsumeResponse\x12.\n\x06events\x18\x01 \x03(\x0b2\x16.micro.events.v1.EventR\x06events\x12\x12\n\x04next\x18\x02 \x01(\x03R\x04next\x12\x18\n\x07expired\x18\x03 \x03(\x03R\x07expired"\x83\x01\n\x0bReadRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n\x04from\x18\x02 \x01(\x0b2\x16.micro.events.v1.StartR\x04from\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"R\n\x0cReadResponse\x12.\n\x06events\x18\x01 \x03(\x0b2\x16.micro.events.v1.EventR\x06events\x12\x12\n\x04next\x18\x02 \x01(\x03R\x04next"I\n\tRetention\x12\x10\n\x03age\x18\x01 \x01(\x01R\x03age\x12\x14\n\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n\x05count\x18\x03 \x01(\x03R\x05count"\xf9\x01\n\x05Topic\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x128\n\tretention\x18\x02 \x01(\x0b2\x1a.micro.events.v1.RetentionR\tretention\x12\x14\n\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x14\n\x05count\x18\x04 \x01(\x03R\x05count\x12\x14\n\x05first\x18\x05 \x01(\x03R\x05first\x12\x12\n\x04last\x18\x06 \x01(\x03R\x04last\x12\x16\n\x06groups\x18\x07 \x01(\x05R\x06groups\x124\n\x07created\x18\x08 \x01(\x0b2\x1a.google.protobuf.TimestampR\x07created"\x9b\x01\n\x05Group\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03lag\x18\x02 \x01(\x03R\x03lag\x12\x12\n\x04next\x18\x03 \x01(\x03R\x04next\x12\x1b\n\tin_flight\x18\x04 \x01(\x05R\x08inFlight\x12\x18\n\x07members\x18\x05 \x01(\x05R\x07members\x12!\n\x0cdead_letters\x18\x06 \x01(\x03R\x0bdeadLetters"\x82\x01\n\nDeadLetter\x12,\n\x05event\x18\x01 \x01(\x0b2\x16.micro.events.v1.EventR\x05event\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n\x04died\x18\x03 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04died"1\n\x11TopicsListRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace"D\n\x12TopicsListResponse\x12.\n\x06topics\x18\x01 \x03(\x0b2\x16.micro.events.v1.TopicR\x06topics"G\n\x11TopicsInfoRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"r\n\x12TopicsInfoResponse\x12,\n\x05topic\x18\x01 \x01(\x0b2\x16.micro.events.v1.TopicR\x05topic\x12.\n\x06groups\x18\x02 \x03(\x0b2\x16.micro.events.v1.GroupR\x06groups"\x86\x01\n\x16TopicsConfigureRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x128\n\tretention\x18\x02 \x01(\x0b2\x1a.micro.events.v1.RetentionR\tretention\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"G\n\x17TopicsConfigureResponse\x12,\n\x05topic\x18\x01 \x01(\x0b2\x16.micro.events.v1.TopicR\x05topic"I\n\x13TopicsDeleteRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"0\n\x14TopicsDeleteResponse\x12\x18\n\x07deleted\x18\x01 \x01(\x08R\x07deleted"2\n\x12TopicsPurgeRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace"\x15\n\x13TopicsPurgeResponse"G\n\x11GroupsListRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"D\n\x12GroupsListResponse\x12.\n\x06groups\x18\x01 \x03(\x0b2\x16.micro.events.v1.GroupR\x06groups"\x86\x01\n\x12GroupsResetRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12&\n\x02to\x18\x03 \x01(\x0b2\x16.micro.events.v1.StartR\x02to\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"C\n\x13GroupsResetResponse\x12,\n\x05group\x18\x01 \x01(\x0b2\x16.micro.events.v1.GroupR\x05group"_\n\x13GroupsDeleteRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"0\n\x14GroupsDeleteResponse\x12\x18\n\x07deleted\x18\x01 \x01(\x08R\x07deleted"\x8e\x01\n\x16DeadLettersListRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x14\n\x05after\x18\x04 \x01(\x03R\x05after\x12\x1c\n\tnamespace\x18\x05 \x01(\tR\tnamespace"m\n\x17DeadLettersListResponse\x12>\n\x0cdead_letters\x18\x01 \x03(\x0b2\x1b.micro.events.v1.DeadLetterR\x0bdeadLetters\x12\x12\n\x04next\x18\x02 \x01(\x03R\x04next"\x7f\n\x19DeadLettersRedriveRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x18\n\x07offsets\x18\x03 \x03(\x03R\x07offsets\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"2\n\x1aDeadLettersRedriveResponse\x12\x14\n\x05count\x18\x01 \x01(\x03R\x05count"|\n\x16DeadLettersDropRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x18\n\x07offsets\x18\x03 \x03(\x03R\x07offsets\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"/\n\x17DeadLettersDropResponse\x12\x14\n\x05count\x18\x01 \x01(\x03R\x05count2\x85\x02\n\x06Stream\x12L\n\x07Publish\x12\x1f.micro.events.v1.PublishRequest\x1a .micro.events.v1.PublishResponse\x12[\n\x0cPublishBatch\x12$.micro.events.v1.PublishBatchRequest\x1a%.micro.events.v1.PublishBatchResponse\x12P\n\x07Consume\x12\x1f.micro.events.v1.ConsumeRequest\x1a .micro.events.v1.ConsumeResponse(\x010\x012M\n\x06Events\x12C\n\x04Read\x12\x1c.micro.events.v1.ReadRequest\x1a\x1d.micro.events.v1.ReadResponse2\xb5\x03\n\x06Topics\x12O\n\x04List\x12".micro.events.v1.TopicsListRequest\x1a#.micro.events.v1.TopicsListResponse\x12O\n\x04Info\x12".micro.events.v1.TopicsInfoRequest\x1a#.micro.events.v1.TopicsInfoResponse\x12^\n\tConfigure\x12\'.micro.events.v1.TopicsConfigureRequest\x1a(.micro.events.v1.TopicsConfigureResponse\x12U\n\x06Delete\x12$.micro.events.v1.TopicsDeleteRequest\x1a%.micro.events.v1.TopicsDeleteResponse\x12R\n\x05Purge\x12#.micro.events.v1.TopicsPurgeRequest\x1a$.micro.events.v1.TopicsPurgeResponse2\x84\x02\n\x06Groups\x12O\n\x04List\x12".micro.events.v1.GroupsListRequest\x1a#.micro.events.v1.GroupsListResponse\x12R\n\x05Reset\x12#.micro.events.v1.GroupsResetRequest\x1a$.micro.events.v1.GroupsResetResponse\x12U\n\x06Delete\x12$.micro.events.v1.GroupsDeleteRequest\x1a%.micro.events.v1.GroupsDeleteResponse2\xa7\x02\n\x0bDeadLetters\x12Y\n\x04List\x12\'.micro.events.v1.DeadLettersListRequest\x1a(.micro.events.v1.DeadLettersListResponse\x12b\n\x07Redrive\x12*.micro.events.v1.DeadLettersRedriveRequest\x1a+.micro.events.v1.DeadLettersRedriveResponse\x12Y\n\x04Drop\x12\'.micro.events.v1.DeadLettersDropRequest\x1a(.micro.events.v1.DeadLettersDropResponseb\x06proto3',
+    b'\n\x1cmicro/events/v1/events.proto\x12\x0fmicro.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto"\xe0\x02\n\x05Event\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n\x05topic\x18\x02 \x01(\tR\x05topic\x12\x16\n\x06offset\x18\x03 \x01(\x03R\x06offset\x128\n\ttimestamp\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampR\ttimestamp\x12@\n\x08metadata\x18\x05 \x03(\x0b2$.micro.events.v1.Event.MetadataEntryR\x08metadata\x12\x10\n\x03key\x18\x06 \x01(\tR\x03key\x12\x18\n\x07payload\x18\x07 \x01(\x0cR\x07payload\x12\x18\n\x07attempt\x18\x08 \x01(\x05R\x07attempt\x12\x1a\n\x08delivery\x18\t \x01(\x03R\x08delivery\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\x8d\x02\n\x08NewEvent\x12\x18\n\x07payload\x18\x01 \x01(\x0cR\x07payload\x12C\n\x08metadata\x18\x02 \x03(\x0b2\'.micro.events.v1.NewEvent.MetadataEntryR\x08metadata\x128\n\ttimestamp\x18\x03 \x01(\x0b2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x10\n\x03key\x18\x04 \x01(\tR\x03key\x12\x19\n\x08dedup_id\x18\x05 \x01(\tR\x07dedupId\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"\xcd\x02\n\x0ePublishRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x18\n\x07payload\x18\x02 \x01(\x0cR\x07payload\x12I\n\x08metadata\x18\x03 \x03(\x0b2-.micro.events.v1.PublishRequest.MetadataEntryR\x08metadata\x128\n\ttimestamp\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x10\n\x03key\x18\x05 \x01(\tR\x03key\x12\x19\n\x08dedup_id\x18\x06 \x01(\tR\x07dedupId\x12\x1c\n\tnamespace\x18\x07 \x01(\tR\tnamespace\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"W\n\x0fPublishResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1c\n\tduplicate\x18\x03 \x01(\x08R\tduplicate"|\n\x13PublishBatchRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x121\n\x06events\x18\x02 \x03(\x0b2\x19.micro.events.v1.NewEventR\x06events\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"P\n\x14PublishBatchResponse\x128\n\x06events\x18\x01 \x03(\x0b2 .micro.events.v1.PublishResponseR\x06events"{\n\x12PublishEachRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x121\n\x06events\x18\x02 \x03(\x0b2\x19.micro.events.v1.NewEventR\x06events\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"}\n\x13PublishEachResponse\x128\n\x06events\x18\x01 \x03(\x0b2 .micro.events.v1.PublishResponseR\x06events\x12\x12\n\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message"\x81\x01\n\x05Start\x12\x12\n\x03new\x18\x01 \x01(\x08H\x00R\x03new\x12\x12\n\x03all\x18\x02 \x01(\x08H\x00R\x03all\x12\x18\n\x06offset\x18\x03 \x01(\x03H\x00R\x06offset\x120\n\x04time\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampH\x00R\x04timeB\x04\n\x02at"\x8c\x03\n\x0eConsumeRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12*\n\x04from\x18\x03 \x01(\x0b2\x16.micro.events.v1.StartR\x04from\x12\x19\n\x08auto_ack\x18\x04 \x01(\x08R\x07autoAck\x12\x19\n\x08ack_wait\x18\x05 \x01(\x01R\x07ackWait\x12\x1f\n\x0bmax_deliver\x18\x06 \x01(\x05R\nmaxDeliver\x12\x18\n\x07backoff\x18\x07 \x03(\x01R\x07backoff\x12"\n\rmax_in_flight\x18\x08 \x01(\x05R\x0bmaxInFlight\x12\x1c\n\tnamespace\x18\t \x01(\tR\tnamespace\x12\x12\n\x04acks\x18\n \x03(\x03R\x04acks\x12+\n\x05nacks\x18\x0b \x03(\x0b2\x15.micro.events.v1.NackR\x05nacks\x12\x14\n\x05drain\x18\x0c \x01(\x08R\x05drain\x12\x18\n\x07touches\x18\r \x03(\x03R\x07touches"\x92\x01\n\x04Nack\x12\x1a\n\x08delivery\x18\x01 \x01(\x03R\x08delivery\x12\x19\n\x05delay\x18\x02 \x01(\x01H\x00R\x05delay\x88\x01\x01\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n\x07release\x18\x04 \x01(\x08R\x07release\x12\x17\n\x07give_up\x18\x05 \x01(\x08R\x06giveUpB\x08\n\x06_delay"o\n\x0fConsumeResponse\x12.\n\x06events\x18\x01 \x03(\x0b2\x16.micro.events.v1.EventR\x06events\x12\x12\n\x04next\x18\x02 \x01(\x03R\x04next\x12\x18\n\x07expired\x18\x03 \x03(\x03R\x07expired"\x83\x01\n\x0bReadRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12*\n\x04from\x18\x02 \x01(\x0b2\x16.micro.events.v1.StartR\x04from\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"R\n\x0cReadResponse\x12.\n\x06events\x18\x01 \x03(\x0b2\x16.micro.events.v1.EventR\x06events\x12\x12\n\x04next\x18\x02 \x01(\x03R\x04next"I\n\tRetention\x12\x10\n\x03age\x18\x01 \x01(\x01R\x03age\x12\x14\n\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n\x05count\x18\x03 \x01(\x03R\x05count"\xf9\x01\n\x05Topic\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x128\n\tretention\x18\x02 \x01(\x0b2\x1a.micro.events.v1.RetentionR\tretention\x12\x14\n\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x14\n\x05count\x18\x04 \x01(\x03R\x05count\x12\x14\n\x05first\x18\x05 \x01(\x03R\x05first\x12\x12\n\x04last\x18\x06 \x01(\x03R\x04last\x12\x16\n\x06groups\x18\x07 \x01(\x05R\x06groups\x124\n\x07created\x18\x08 \x01(\x0b2\x1a.google.protobuf.TimestampR\x07created"\x9b\x01\n\x05Group\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03lag\x18\x02 \x01(\x03R\x03lag\x12\x12\n\x04next\x18\x03 \x01(\x03R\x04next\x12\x1b\n\tin_flight\x18\x04 \x01(\x05R\x08inFlight\x12\x18\n\x07members\x18\x05 \x01(\x05R\x07members\x12!\n\x0cdead_letters\x18\x06 \x01(\x03R\x0bdeadLetters"\x82\x01\n\nDeadLetter\x12,\n\x05event\x18\x01 \x01(\x0b2\x16.micro.events.v1.EventR\x05event\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n\x04died\x18\x03 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04died"1\n\x11TopicsListRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace"D\n\x12TopicsListResponse\x12.\n\x06topics\x18\x01 \x03(\x0b2\x16.micro.events.v1.TopicR\x06topics"G\n\x11TopicsInfoRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"r\n\x12TopicsInfoResponse\x12,\n\x05topic\x18\x01 \x01(\x0b2\x16.micro.events.v1.TopicR\x05topic\x12.\n\x06groups\x18\x02 \x03(\x0b2\x16.micro.events.v1.GroupR\x06groups"\x86\x01\n\x16TopicsConfigureRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x128\n\tretention\x18\x02 \x01(\x0b2\x1a.micro.events.v1.RetentionR\tretention\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"G\n\x17TopicsConfigureResponse\x12,\n\x05topic\x18\x01 \x01(\x0b2\x16.micro.events.v1.TopicR\x05topic"I\n\x13TopicsDeleteRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"0\n\x14TopicsDeleteResponse\x12\x18\n\x07deleted\x18\x01 \x01(\x08R\x07deleted"2\n\x12TopicsPurgeRequest\x12\x1c\n\tnamespace\x18\x01 \x01(\tR\tnamespace"\x15\n\x13TopicsPurgeResponse"G\n\x11GroupsListRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace"D\n\x12GroupsListResponse\x12.\n\x06groups\x18\x01 \x03(\x0b2\x16.micro.events.v1.GroupR\x06groups"\x86\x01\n\x12GroupsResetRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12&\n\x02to\x18\x03 \x01(\x0b2\x16.micro.events.v1.StartR\x02to\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"C\n\x13GroupsResetResponse\x12,\n\x05group\x18\x01 \x01(\x0b2\x16.micro.events.v1.GroupR\x05group"_\n\x13GroupsDeleteRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x1c\n\tnamespace\x18\x03 \x01(\tR\tnamespace"0\n\x14GroupsDeleteResponse\x12\x18\n\x07deleted\x18\x01 \x01(\x08R\x07deleted"\x8e\x01\n\x16DeadLettersListRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x14\n\x05after\x18\x04 \x01(\x03R\x05after\x12\x1c\n\tnamespace\x18\x05 \x01(\tR\tnamespace"m\n\x17DeadLettersListResponse\x12>\n\x0cdead_letters\x18\x01 \x03(\x0b2\x1b.micro.events.v1.DeadLetterR\x0bdeadLetters\x12\x12\n\x04next\x18\x02 \x01(\x03R\x04next"\x7f\n\x19DeadLettersRedriveRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x18\n\x07offsets\x18\x03 \x03(\x03R\x07offsets\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"2\n\x1aDeadLettersRedriveResponse\x12\x14\n\x05count\x18\x01 \x01(\x03R\x05count"|\n\x16DeadLettersDropRequest\x12\x14\n\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x18\n\x07offsets\x18\x03 \x03(\x03R\x07offsets\x12\x1c\n\tnamespace\x18\x04 \x01(\tR\tnamespace"/\n\x17DeadLettersDropResponse\x12\x14\n\x05count\x18\x01 \x01(\x03R\x05count2\xe3\x02\n\x06Stream\x12L\n\x07Publish\x12\x1f.micro.events.v1.PublishRequest\x1a .micro.events.v1.PublishResponse\x12[\n\x0cPublishBatch\x12$.micro.events.v1.PublishBatchRequest\x1a%.micro.events.v1.PublishBatchResponse\x12\\\n\x0bPublishEach\x12#.micro.events.v1.PublishEachRequest\x1a$.micro.events.v1.PublishEachResponse(\x010\x01\x12P\n\x07Consume\x12\x1f.micro.events.v1.ConsumeRequest\x1a .micro.events.v1.ConsumeResponse(\x010\x012M\n\x06Events\x12C\n\x04Read\x12\x1c.micro.events.v1.ReadRequest\x1a\x1d.micro.events.v1.ReadResponse2\xb5\x03\n\x06Topics\x12O\n\x04List\x12".micro.events.v1.TopicsListRequest\x1a#.micro.events.v1.TopicsListResponse\x12O\n\x04Info\x12".micro.events.v1.TopicsInfoRequest\x1a#.micro.events.v1.TopicsInfoResponse\x12^\n\tConfigure\x12\'.micro.events.v1.TopicsConfigureRequest\x1a(.micro.events.v1.TopicsConfigureResponse\x12U\n\x06Delete\x12$.micro.events.v1.TopicsDeleteRequest\x1a%.micro.events.v1.TopicsDeleteResponse\x12R\n\x05Purge\x12#.micro.events.v1.TopicsPurgeRequest\x1a$.micro.events.v1.TopicsPurgeResponse2\x84\x02\n\x06Groups\x12O\n\x04List\x12".micro.events.v1.GroupsListRequest\x1a#.micro.events.v1.GroupsListResponse\x12R\n\x05Reset\x12#.micro.events.v1.GroupsResetRequest\x1a$.micro.events.v1.GroupsResetResponse\x12U\n\x06Delete\x12$.micro.events.v1.GroupsDeleteRequest\x1a%.micro.events.v1.GroupsDeleteResponse2\xa7\x02\n\x0bDeadLetters\x12Y\n\x04List\x12\'.micro.events.v1.DeadLettersListRequest\x1a(.micro.events.v1.DeadLettersListResponse\x12b\n\x07Redrive\x12*.micro.events.v1.DeadLettersRedriveRequest\x1a+.micro.events.v1.DeadLettersRedriveResponse\x12Y\n\x04Drop\x12\'.micro.events.v1.DeadLettersDropRequest\x1a(.micro.events.v1.DeadLettersDropResponseb\x06proto3',
     [
         timestamp_pb.desc(),
     ],
@@ -1787,6 +1879,8 @@ _DESC = file_desc(
         "PublishResponse": PublishResponse,
         "PublishBatchRequest": PublishBatchRequest,
         "PublishBatchResponse": PublishBatchResponse,
+        "PublishEachRequest": PublishEachRequest,
+        "PublishEachResponse": PublishEachResponse,
         "Start": Start,
         "ConsumeRequest": ConsumeRequest,
         "Nack": Nack,

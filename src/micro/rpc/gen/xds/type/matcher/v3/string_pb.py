@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .regex_pb import RegexMatcher
 
 
-_StringMatcherFields: TypeAlias = Literal["exact", "prefix", "safe_regex"]
+_StringMatcherFields: TypeAlias = Literal["exact", "prefix", "safe_regex", "contains"]
 
 class StringMatcher(Message[_StringMatcherFields]):
     """
@@ -48,15 +48,15 @@ class StringMatcher(Message[_StringMatcherFields]):
         def __init__(
             self,
             *,
-            match_pattern: Oneof[Literal["exact"], str] | Oneof[Literal["prefix"], str] | Oneof[Literal["safe_regex"], RegexMatcher] | None = None,
+            match_pattern: Oneof[Literal["exact"], str] | Oneof[Literal["prefix"], str] | Oneof[Literal["safe_regex"], RegexMatcher] | Oneof[Literal["contains"], str] | None = None,
         ) -> None:
             pass
 
-        match_pattern: Oneof[Literal["exact"], str] | Oneof[Literal["prefix"], str] | Oneof[Literal["safe_regex"], RegexMatcher] | None
+        match_pattern: Oneof[Literal["exact"], str] | Oneof[Literal["prefix"], str] | Oneof[Literal["safe_regex"], RegexMatcher] | Oneof[Literal["contains"], str] | None
 
 
 _DESC = file_desc(
-    b'\n xds/type/matcher/v3/string.proto\x12\x13xds.type.matcher.v3\x1a\x1fxds/type/matcher/v3/regex.proto"\x96\x01\n\rStringMatcher\x12\x16\n\x05exact\x18\x01 \x01(\tH\x00R\x05exact\x12\x18\n\x06prefix\x18\x02 \x01(\tH\x00R\x06prefix\x12B\n\nsafe_regex\x18\x05 \x01(\x0b2!.xds.type.matcher.v3.RegexMatcherH\x00R\tsafeRegexB\x0f\n\rmatch_patternb\x06proto3',
+    b'\n xds/type/matcher/v3/string.proto\x12\x13xds.type.matcher.v3\x1a\x1fxds/type/matcher/v3/regex.proto"\xb4\x01\n\rStringMatcher\x12\x16\n\x05exact\x18\x01 \x01(\tH\x00R\x05exact\x12\x18\n\x06prefix\x18\x02 \x01(\tH\x00R\x06prefix\x12B\n\nsafe_regex\x18\x05 \x01(\x0b2!.xds.type.matcher.v3.RegexMatcherH\x00R\tsafeRegex\x12\x1c\n\x08contains\x18\x07 \x01(\tH\x00R\x08containsB\x0f\n\rmatch_patternb\x06proto3',
     [
         regex_pb.desc(),
     ],
