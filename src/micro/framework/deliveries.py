@@ -53,6 +53,13 @@ _MOST_ABOVE = 4096
 _TOGETHER = 0.02
 """Seconds that an acknowledgement waits for others at most: as often is kept how far a group has come."""
 
+_BEAT = 10.0
+"""Seconds after which something is said, however little there is to say."""
+
+_SILENCE = 40.0
+"""Seconds of silence after which events are to give a consumer up: code that lets nothing else run may be busy with one
+for as long as it has for it."""
+
 _ROOM = 1024
 """Events that wait here when nobody has to acknowledge them."""
 
@@ -74,6 +81,7 @@ class Wanted:
         return pb.ConsumeRequest(
             topic=self.topic, group=self.group, from_=start, auto_ack=self.auto_ack, ack_wait=self.ack_wait,
             max_deliver=self.max_deliver, backoff=list(self.backoff), max_in_flight=self.max_in_flight,
+            silence=min(max(_SILENCE, self.ack_wait + _BEAT), MAX_DELAY),
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -112,7 +120,11 @@ class Outbox:
     async def messages(self, first: pb.ConsumeRequest) -> AsyncIterator[pb.ConsumeRequest]:
         yield first
         while True:
-            await self.wake.wait()
+            beat = asyncio.get_running_loop().call_later(_BEAT, self.wake.set)
+            try:
+                await self.wake.wait()
+            finally:
+                beat.cancel()
             self.wake.clear()
             self._calm()
             if self.ended:

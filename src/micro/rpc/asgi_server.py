@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -216,6 +217,20 @@ WATCHDOGS = {"main_thread_watchdog": _RARELY, "worker_watchdog": _RARELY}
 here; a process that hangs is found by its health."""
 
 
+_PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+
+
+def probing() -> list[dict[str, Any]]:
+    """A listener's socket options, of those that the system has: a machine that vanished is noticed within 45 s, unless
+    something is under way to it. TCP_USER_TIMEOUT would see to that too, and end readers that pause."""
+    known = [(name, value) for name, value in _PROBES if hasattr(socket, name)]
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    options += [(socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in known]
+    return [
+        {"level": level, "name": name, "int_value": value, "state": "STATE_LISTENING"} for level, name, value in options
+    ]
+
+
 def _memory() -> int:
     """Bytes that there are for this process: its container's, else the machine's."""
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -271,6 +286,7 @@ def _listener(where: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
         "address": socket_address(where),
         # Two processes on one port would silently share it.
         "enable_reuse_port": False,
+        "socket_options": probing(),
         "filter_chains": [{"filters": filters}],
     }
 

@@ -17,6 +17,7 @@ from micro.rpc.gen.micro.events.v1.events_connect import Events, Stream
 from micro.services import _events_messages as messages
 from micro.services._events_groups import Place, Seat
 from micro.services._events_messages import Where
+from micro.services._events_silence import Silence
 from micro.services._events_topics import Topics
 from micro.services.events_dead import DeadLettersHandler
 from micro.services.events_groups import GroupsHandler
@@ -93,6 +94,7 @@ class StreamHandler(Stream):
         place = Place(namespace, topic.topic(request.topic), request.group)
         self._topics.check_reader(ctx, namespace, place.topic)
         terms = messages.terms(request)
+        messages.seconds("silence", request.silence)
         start = messages.where(request.from_, Where())
         if request.auto_ack:
             terms = Terms(_FOR_EVER, terms.max_deliver, terms.backoff, terms.max_in_flight)
@@ -101,9 +103,11 @@ class StreamHandler(Stream):
 
 async def _listen(seat: Seat, first: pb.ConsumeRequest, requests: AsyncIterator[pb.ConsumeRequest]) -> None:
     """Take what a consumer says until it says no more."""
+    silence = Silence(first.silence, seat.gone)
     try:
         seat.hear(first)
         async for request in requests:
+            silence.heard()
             seat.hear(request)
     except DisconnectedError:
         seat.gone()
@@ -113,6 +117,8 @@ async def _listen(seat: Seat, first: pb.ConsumeRequest, requests: AsyncIterator[
         seat.gone()
     else:
         seat.silent()
+    finally:
+        silence.end()
 
 
 class EventsHandler(Events):

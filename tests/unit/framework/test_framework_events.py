@@ -13,6 +13,7 @@ from frail import Frail
 from gen.helloworld.helloworld_pb import Request
 from micro import client, events
 from micro.domain.errors import Error, Kind
+from micro.framework import deliveries
 from micro.framework.deliveries import Deliveries, Outbox, Wanted
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.gen.micro.events.v1.events_connect import GroupsClient, TopicsClient
@@ -214,6 +215,16 @@ async def test_an_event_in_hand_stays_there_when_its_stream_breaks() -> None:
             second.ack()
             await running.handled("orders", "g")
             await deliveries.close()
+
+
+async def test_a_consumer_with_nothing_to_say_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "_BEAT", 0.01)
+    outbox = Outbox(0.02)
+    told = outbox.messages(Wanted("orders", ack_wait=900.0).request(None))
+    first = await anext(told)
+    assert first.silence > 900, "code that lets nothing else run has as long for an event as it asked for"
+    async with asyncio.timeout(5):
+        assert [await anext(told) for _ in range(2)] == [pb.ConsumeRequest()] * 2
 
 
 async def test_acknowledgements_go_together_while_there_is_other_work_and_at_once_without() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from micro.domain.address import split
 from micro.domain.errors import Error, Kind
 from micro.rpc import asgi_server
 
@@ -32,6 +34,16 @@ def test_the_command_names_no_secret_place_twice_and_its_file_is_private(tmp_pat
     assert listener["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 4321}
     assert listener["enable_reuse_port"] is False
     assert config["admin"]["address"]["pipe"] == {"path": str(admin), "mode": 0o600}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux shows the timers of connections")
+def test_whoever_connects_is_probed(target: str) -> None:
+    host, port = split(target)
+    with socket.create_connection((host, port)) as connection:
+        ends = [f":{number:04X}" for number in (port, connection.getsockname()[1])]
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        [timer] = [line[5] for line in lines if line[1].endswith(ends[0]) and line[2].endswith(ends[1])]
+        assert timer.startswith("02:"), "no keepalive is armed"
 
 
 def test_only_one_of_the_two_filters_starts_the_application(tmp_path: Path) -> None:

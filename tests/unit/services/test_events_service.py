@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,7 +18,7 @@ from micro.domain.event import Progress, Retention
 from micro.domain.namespace import Quota
 from micro.rpc.gen.micro.events.v1 import events_pb as pb
 from micro.rpc.wkt import Timestamp, oneof
-from micro.services import _auth_core, _events_groups, _events_topics
+from micro.services import _auth_core, _events_groups, _events_silence, _events_topics
 
 CORE = _auth_core.account("runtime")
 
@@ -213,6 +214,37 @@ async def test_who_vanishes_has_failed_and_the_others_have_its_events_at_once() 
         await one.vanish()
         [again] = await other.take(1)
         assert again.attempt == 2
+
+
+async def test_who_falls_silent_has_failed_and_who_says_anything_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_events_silence, "GRACE_SECONDS", 0.01)
+    async with world() as w:
+        frozen, other = await w.consume(max_in_flight=1, silence=0.05), await w.consume(max_in_flight=1, silence=5.0)
+        await w.publish("1", "2")
+        mine, yours = await frozen.take(1), await other.take(1)
+        assert await frozen.frame() is None, "it is not waited for"
+        await w.until(members=1)
+        other.ack(*yours)
+        [again] = await other.take(1)
+        assert (again.offset, again.attempt) == (mine[0].offset, 2)
+        beating = await w.consume(silence=0.2)
+        for _ in range(20):
+            beating.say()
+            await asyncio.sleep(0.02)
+        assert (await w.group()).members == 2
+        with pytest.raises(Error, match="silence=-1 s is out of range"):
+            await w.consume(silence=-1.0)
+
+
+async def test_a_process_that_stood_still_itself_hears_what_was_said_meanwhile() -> None:
+    fallen: list[bool] = []
+    silence = _events_silence.Silence(0.01, lambda: fallen.append(True))
+    time.sleep(0.05)
+    await asyncio.sleep(0)
+    silence.heard()
+    await asyncio.sleep(0.02)
+    silence.end()
+    assert fallen == []
 
 
 async def test_who_says_no_more_cannot_acknowledge() -> None:

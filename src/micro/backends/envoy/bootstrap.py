@@ -159,6 +159,7 @@ def _listener(gateway: Gateway) -> dict[str, Any]:
         "address": asgi_server.socket_address(gateway.address),
         # Two processes on one port would silently share it.
         "enable_reuse_port": False,
+        "socket_options": asgi_server.probing(),
         "per_connection_buffer_limit_bytes": gateway.limits.buffer,
         "filter_chains": [chain],
     }
