@@ -31,6 +31,9 @@ _OFTEN = 1.0
 _IDLE = 30.0
 """Seconds that a lane is kept without a publish."""
 
+_LONGEST = 600.0
+"""Seconds that a lane is kept at all: another one has a new token, and may come to another instance."""
+
 _AGAIN = 10.0
 """Seconds until another one is tried after one has failed."""
 
@@ -108,10 +111,14 @@ class _Pool:
             lane.open, self._opening = True, False
         self._waiting.append(lane)
 
-    def ended(self, lane: _Lane, *, failed: bool) -> None:
+    def left(self, lane: _Lane) -> None:
+        """It takes nothing any more."""
         self._all.discard(lane)
         if lane in self._waiting:
             self._waiting.remove(lane)
+
+    def ended(self, lane: _Lane, *, failed: bool) -> None:
+        self.left(lane)
         if not lane.open:
             self._opening = False
         if failed:
@@ -129,6 +136,7 @@ class _Lane:
         self.open = False
         self._pool = pool
         self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + _LONGEST
         self._requests: asyncio.Queue[pb.PublishEachRequest] = asyncio.Queue()
         self._answer: asyncio.Future[pb.PublishEachResponse] | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -147,31 +155,38 @@ class _Lane:
         try:
             told: pb.PublishEachResponse = await answer
         except BaseException:
-            self._task.cancel()  # whose answer comes next would not be told any more
+            self._leave()  # whose answer comes next would not be told any more
             raise
         finally:
             if timer is not None:
                 timer.cancel()
             self._answer = None
-        if not self._task.done():
+        if self._loop.time() >= self._until:
+            self._leave()
+        elif not self._task.done():
             self._wait()
         return told
 
     def _wait(self) -> None:
-        self._idle = self._loop.call_later(_IDLE, self._task.cancel)
+        self._idle = self._loop.call_later(_IDLE, self._leave)
         self._pool.waits(self)
+
+    def _leave(self) -> None:
+        self._pool.left(self)  # at once: the task ends later
+        self._task.cancel()
 
     async def _run(self, begin: Open, namespace: str) -> None:
         failure = errors.unavailable("events has ended the stream that was published over")
         cancelled = False
         answers = begin(self._said(), namespace)
         try:
-            await anext(answers)
+            async with asyncio.timeout(_AGAIN):
+                await anext(answers)
             self._wait()
             async for answer in answers:
                 if self._answer is not None and not self._answer.done():
                     self._answer.set_result(answer)
-        except StopAsyncIteration:
+        except (StopAsyncIteration, TimeoutError):
             pass
         except Error as error:
             failure = error

@@ -195,6 +195,16 @@ async def test_who_is_cancelled_gives_the_lane_up(server: Server) -> None:
     assert server.open == 1, "it has not failed, so the next one need not wait"
 
 
+async def test_a_lane_that_is_old_makes_room_for_a_new_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_LONGEST", 0.0)
+    await server.until(lambda: server.open == 1)
+    assert await server.publish() == 1
+    assert await server.publish() is None
+    await asyncio.sleep(0)
+    await server.until(lambda: len(server.said) == 2)
+    assert len(server.namespaces) == 2
+
+
 async def test_a_lane_that_nobody_needs_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "_IDLE", 0.02)
     await server.warm()
