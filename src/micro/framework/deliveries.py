@@ -50,7 +50,7 @@ MAX_DELAY = 86400.0
 _MOST_ABOVE = 4096
 """Offsets above a gap that are remembered: more than events reads ahead."""
 
-_TOGETHER = 0.02
+_TOGETHER = 0.05
 """Seconds that an acknowledgement waits for others at most: as often is kept how far a group has come."""
 
 _BEAT = 10.0

@@ -25,7 +25,7 @@ FRAME_EVENTS = 256
 FRAME_BYTES = 1 << 20
 """What is sent at once, at most; one event is always sent."""
 
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 """Between one keeping of the progress and the next."""
 
 GRACE_SECONDS = 0.25
