@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import load, machine, processes
@@ -21,6 +21,9 @@ MESSAGE = b"\n\x03Ann"  # Request(name="Ann")
 PATH = "/helloworld.Helloworld/Call"
 
 _ROUNDS = 7
+
+_PROCESSES = 4
+"""Gateways that are started anew: chance makes each of them faster or slower for as long as it lives."""
 
 
 @dataclass(frozen=True)
@@ -75,48 +78,60 @@ def pin(pids: dict[str, int], core: str) -> None:
 
 def gateway() -> Iterator[Row]:
     """HTTP/JSON through `api` against straight: service on one core, gateway and generator on the other."""
-    # One core for the gateway: one worker.
-    with processes.platform(MICRO_GATEWAY_WORKERS="1") as platform:
-        platform.cli("run", str(processes.CONTRACT))
-        found = json.loads(platform.cli("services", "-o", "json"))
-        address = next(s["nodes"][0]["address"] for s in found if s["name"] == "helloworld")
-        own, other = machine.cores()
-        pids = platform.pids()
-        pin({name: pid for name, pid in pids.items() if name == "api"}, other)
-        pin({name: pid for name, pid in pids.items() if name != "api"}, own)
-        with processes.bare_envoy(address) as bare:
-            straight, via, least = _in_turns([address, platform.api, bare], core=other)
-            apart = _in_turns([address, platform.api], core=own, rounds=6)
-        for name, (rates, calm) in (("straight", straight), ("through api", via), ("through a bare Envoy", least)):
-            yield Row(f"HTTP/JSON {name}", statistics.median(rates), "requests/s")
-            yield Row(f"HTTP/JSON {name}, p50 at 500/s", statistics.median(calm), "ms")
-        yield Row("api / straight", paired(operator.truediv, via[0], straight[0]), "ratio", 0.6, dream=0.8)
-        # Two cores for three parties: here the gateway has one to itself, and the generator shares the service's.
-        beside = paired(operator.truediv, apart[1][0], apart[0][0])
-        yield Row("api / straight, generator on the service's core", beside, "ratio")
-        yield Row("bare Envoy / straight", paired(operator.truediv, least[0], straight[0]), "ratio")
-        added = paired(operator.sub, via[1], straight[1])
-        yield Row("api adds to p50 at 500/s", added, "ms", 0.3, at_most=True, dream=0.15)
-        yield Row("a bare Envoy adds to p50 at 500/s", paired(operator.sub, least[1], straight[1]), "ms")
-        yield Row("a byte to the other idle core and back, p50", machine.waking() * 1000, "ms")
+    straight, via, least = Turns(), Turns(), Turns()
+    apart = Turns(), Turns()
+    for _ in range(_PROCESSES):
+        # One core for the gateway: one worker.
+        with processes.platform(MICRO_GATEWAY_WORKERS="1") as platform:
+            platform.cli("run", str(processes.CONTRACT))
+            found = json.loads(platform.cli("services", "-o", "json"))
+            address = next(s["nodes"][0]["address"] for s in found if s["name"] == "helloworld")
+            own, other = machine.cores()
+            pids = platform.pids()
+            pin({name: pid for name, pid in pids.items() if name == "api"}, other)
+            pin({name: pid for name, pid in pids.items() if name != "api"}, own)
+            with processes.bare_envoy(address) as bare:
+                _in_turns({address: straight, platform.api: via, bare: least}, core=other, rounds=4)
+            _in_turns({address: apart[0], platform.api: apart[1]}, core=own, rounds=2)
+    for name, turns in (("straight", straight), ("through api", via), ("through a bare Envoy", least)):
+        yield Row(f"HTTP/JSON {name}", statistics.median(turns.rates), "requests/s")
+        yield Row(f"HTTP/JSON {name}, p50 at 500/s", statistics.median(turns.calm), "ms")
+    yield Row("api / straight", paired(operator.truediv, via.rates, straight.rates), "ratio", 0.6, dream=0.8)
+    # Two cores for three parties: here the gateway has one to itself, and the generator shares the service's.
+    beside = paired(operator.truediv, apart[1].rates, apart[0].rates)
+    yield Row("api / straight, generator on the service's core", beside, "ratio")
+    yield Row("bare Envoy / straight", paired(operator.truediv, least.rates, straight.rates), "ratio")
+    added = paired(operator.sub, via.calm, straight.calm)
+    yield Row("api adds to p50 at 500/s", added, "ms", 0.3, at_most=True, dream=0.15)
+    yield Row("a bare Envoy adds to p50 at 500/s", paired(operator.sub, least.calm, straight.calm), "ms")
+    yield Row("a byte to the other idle core and back, p50", machine.waking() * 1000, "ms")
 
 
-def _in_turns(addresses: list[str], *, core: str, rounds: int = 12) -> list[tuple[list[float], list[float]]]:
-    """Rates at full speed and medians at 500/s of each address, measured in turns: a shared machine changes its speed
-    from one minute to the next. The first round warms up and is thrown away."""
+@dataclass
+class Turns:
+    """What was measured of one thing, turn by turn."""
+
+    rates: list[float] = field(default_factory=list)
+    """Requests a second at full speed."""
+
+    calm: list[float] = field(default_factory=list)
+    """Medians at 500/s, milliseconds."""
+
+
+def _in_turns(addresses: dict[str, Turns], *, core: str, rounds: int) -> None:
+    """Measure each address in turns: a shared machine changes its speed from one minute to the next. A first round is
+    thrown away, as it warms up."""
     body, kind = b'{"name":"Ann"}', "application/json"
-    found: list[tuple[list[float], list[float]]] = [([], []) for _ in addresses]
-    for number in range(rounds):
-        for address, (rates, calm) in zip(addresses, found, strict=True):
+    for number in range(rounds + 1):
+        for address, turns in addresses.items():
             url = f"http://{address}/helloworld/call"
             fast = load.run(url, body, content_type=kind, count=8_000, core=core)
             slow = load.run(url, body, content_type=kind, count=1000, rate=500, core=core)
             if fast.failed or slow.failed:
                 raise SystemExit(f"bench: {fast.failed + slow.failed} requests failed")
             if number:
-                rates.append(fast.rate)
-                calm.append(slow.p50)
-    return found
+                turns.rates.append(fast.rate)
+                turns.calm.append(slow.p50)
 
 
 def paired(how: Callable[[float, float], float], left: list[float], right: list[float]) -> float:
