@@ -78,6 +78,8 @@ class Process:
         """It does nothing from now on."""
         assert self._child is not None
         self._child.send_signal(signal.SIGSTOP)
+        # On a busy machine its threads go on until each of them had its turn.
+        os.waitid(os.P_PID, self._child.pid, os.WSTOPPED)
 
     def kill(self) -> None:
         if self._child is not None:
